@@ -1,0 +1,110 @@
+//! What travels with every call.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::{CancelToken, Error, Result, TraceContext};
+
+/// Deadline, cancellation, trace and tenant of one call: the first argument of every plugin method.
+///
+/// ```
+/// use std::time::Duration;
+/// use selvedge_core::Context;
+///
+/// let cx = Context::new().with_timeout(Duration::from_secs(5)).with_tenant("acme");
+/// assert!(cx.check("example").is_ok());
+/// cx.cancel().cancel();
+/// assert!(cx.check("example").is_err());
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Context {
+    deadline: Option<Instant>,
+    cancel: CancelToken,
+    trace: Option<TraceContext>,
+    tenant: Option<Arc<str>>,
+}
+
+impl Context {
+    /// No deadline, not cancelled, no trace, no tenant.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Must be done `timeout` from now. An earlier deadline stays.
+    #[must_use]
+    pub fn with_timeout(self, timeout: Duration) -> Self {
+        match Instant::now().checked_add(timeout) {
+            Some(deadline) => self.with_deadline(deadline),
+            None => self,
+        }
+    }
+
+    /// Must be done by `deadline`. An earlier deadline stays.
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: Instant) -> Self {
+        self.deadline = Some(self.deadline.map_or(deadline, |current| current.min(deadline)));
+        self
+    }
+
+    /// Stops when `cancel` is cancelled.
+    #[must_use]
+    pub fn with_cancel(mut self, cancel: CancelToken) -> Self {
+        self.cancel = cancel;
+        self
+    }
+
+    /// Belongs to `trace`.
+    #[must_use]
+    pub fn with_trace(mut self, trace: TraceContext) -> Self {
+        self.trace = Some(trace);
+        self
+    }
+
+    /// Is done for `tenant`.
+    #[must_use]
+    pub fn with_tenant(mut self, tenant: impl Into<Arc<str>>) -> Self {
+        self.tenant = Some(tenant.into());
+        self
+    }
+
+    /// When it must be done.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// How long is left; `None` without a deadline, zero when it has passed.
+    pub fn remaining(&self) -> Option<Duration> {
+        self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
+    /// The token that stops it.
+    pub fn cancel(&self) -> &CancelToken {
+        &self.cancel
+    }
+
+    /// The trace it belongs to.
+    pub fn trace(&self) -> Option<TraceContext> {
+        self.trace
+    }
+
+    /// The tenant it is done for.
+    pub fn tenant(&self) -> Option<&str> {
+        self.tenant.as_deref()
+    }
+
+    /// An error if `operation` should not go on.
+    ///
+    /// # Errors
+    /// `Cancelled` or `DeadlineExceeded`.
+    pub fn check(&self, operation: &'static str) -> Result<()> {
+        if self.cancel.is_cancelled() {
+            return Err(Error::cancelled(operation));
+        }
+        match self.deadline {
+            Some(deadline) if deadline <= Instant::now() => Err(Error::deadline(operation)),
+            _ => Ok(()),
+        }
+    }
+}

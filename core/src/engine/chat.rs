@@ -1,0 +1,61 @@
+use std::pin::Pin;
+
+use futures_core::Stream;
+
+use super::Engine;
+use crate::{
+    Context, Inference, Result, Scheduler,
+    inference::{Chunk, Generate, Generation},
+    scheduler::{Admit, Class, Permit},
+};
+
+impl Engine {
+    /// Asks a model to go on with a prompt or chat, through the Scheduler: the place is held until the answer ends or is
+    /// dropped.
+    ///
+    /// # Errors
+    /// Those of [`Scheduler::admit`] and [`Inference::generate`].
+    ///
+    /// # Cancellation safety
+    /// Dropping the future or the stream stops the work at the next symbol and gives the place back.
+    pub async fn chat(&self, cx: &Context, model: Option<&str>, class: Class, request: Generate) -> Result<Generation> {
+        let model = self.model(model)?;
+        let prompt = model.encode(cx, request.prompt.clone()).await?;
+        let admit = Admit { class, tokens: prompt.len().saturating_add(request.max_tokens) };
+        let permit = self.scheduler()?.admit(cx, admit).await?;
+        // The prompt was encoded to count its tokens: it need not be encoded again.
+        let request = Generate { prompt: crate::inference::Prompt::Symbols(prompt), ..request };
+        let inner = model.generate(cx, request).await?;
+        Ok(Generation::new(Admitted { inner, _permit: permit }))
+    }
+
+    /// Vectors for texts, through the Scheduler.
+    ///
+    /// # Errors
+    /// Those of [`Scheduler::admit`] and [`Inference::embed`].
+    pub async fn embed(
+        &self,
+        cx: &Context,
+        model: Option<&str>,
+        class: Class,
+        texts: Vec<String>,
+    ) -> Result<Vec<Vec<f32>>> {
+        let model = self.model(model)?;
+        let tokens = texts.iter().map(String::len).sum();
+        let _permit = self.scheduler()?.admit(cx, Admit { class, tokens }).await?;
+        model.embed(cx, texts).await
+    }
+}
+
+/// A generation that holds its place while it runs.
+struct Admitted {
+    inner: Generation,
+    _permit: Permit,
+}
+
+impl Stream for Admitted {
+    type Item = Result<Chunk>;
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<Option<Self::Item>> {
+        Pin::new(&mut self.inner).poll_next(cx)
+    }
+}

@@ -1,0 +1,148 @@
+use std::{fmt, time::Duration};
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
+
+use super::Engine;
+use crate::{
+    BoxFuture, Commit, Context, Error, Result, Store,
+    store::{LeasedEvent, RelayRequest, Retry, Watch},
+};
+
+/// How long a relay waits for a hint before it looks again.
+const POLL: Duration = Duration::from_secs(1);
+/// Events in flight at once.
+const WINDOW: usize = 32;
+
+/// Where outbox events go.
+pub trait EventSink: Send + Sync + fmt::Debug {
+    /// The topics it takes; empty takes all.
+    fn topics(&self) -> Vec<String>;
+
+    /// Delivers one event. It may be delivered again after a crash, with the same id.
+    ///
+    /// An error is a failed attempt: the event is retried by its backoff, or when the error says.
+    fn deliver<'a>(&'a self, cx: &'a Context, event: &'a LeasedEvent) -> BoxFuture<'a, Result<Delivery>>;
+}
+
+/// What became of an event.
+#[derive(Debug)]
+pub enum Delivery {
+    /// It arrived. The commit becomes true together with the end of the event.
+    Done(Commit),
+    /// It never will: it is a dead letter that holds up its aggregate until somebody decides.
+    Refused {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What a relay did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct RelayReport {
+    /// Attempts made.
+    pub attempts: u64,
+    /// Events that arrived.
+    pub delivered: u64,
+    /// Attempts that failed and will be repeated.
+    pub failed: u64,
+    /// Events that never will arrive.
+    pub refused: u64,
+}
+
+impl RelayReport {
+    fn add(&mut self, other: Self) {
+        self.attempts += other.attempts;
+        self.delivered += other.delivered;
+        self.failed += other.failed;
+        self.refused += other.refused;
+    }
+}
+
+impl Engine {
+    /// Sends all events that may go out now to `sink`, and returns when none is left. `eager` does not wait for retries
+    /// that are not due: each event is then tried once.
+    ///
+    /// # Errors
+    /// Those of [`Store::relay`] and [`Store::commit`].
+    pub async fn relay_once(&self, cx: &Context, sink: &dyn EventSink, eager: bool) -> Result<RelayReport> {
+        let mut report = RelayReport::default();
+        let mut eager = eager;
+        loop {
+            let request = RelayRequest { topics: sink.topics(), eager, ..RelayRequest::new(WINDOW) };
+            let events = self.store()?.relay(cx, request).await?;
+            if events.is_empty() {
+                return Ok(report);
+            }
+            let mut running: FuturesUnordered<_> = events.into_iter().map(|event| self.send(cx, sink, event)).collect();
+            while let Some(sent) = running.next().await {
+                let sent = sent?;
+                // An eager pass that failed has had its chance; going round again would only hammer a dead network.
+                eager &= sent.failed == 0;
+                report.add(sent);
+            }
+            cx.check("engine.relay")?;
+        }
+    }
+
+    /// Sends events to `sink` as they come, until `cx` is cancelled.
+    ///
+    /// # Errors
+    /// Those of [`Store::relay`] and [`Store::commit`] that do not pass by themselves.
+    pub async fn relay(&self, cx: &Context, sink: &dyn EventSink) -> Result<RelayReport> {
+        let mut report = RelayReport::default();
+        let mut hints = self.store()?.watch(cx, Watch::Outbox).await?;
+        while !cx.cancel().is_cancelled() {
+            match self.relay_once(cx, sink, false).await {
+                Ok(sent) => report.add(sent),
+                Err(_) if cx.cancel().is_cancelled() => break,
+                Err(error) if error.retryable() => tracing::warn!(%error, "the outbox relay goes on after an error"),
+                Err(error) => return Err(error),
+            }
+            let hint = crate::clock::within(&**self.clock(), POLL, hints.next());
+            if cx.cancel().until_cancelled(hint).await.is_none() {
+                break;
+            }
+        }
+        Ok(report)
+    }
+
+    async fn send(&self, cx: &Context, sink: &dyn EventSink, event: LeasedEvent) -> Result<RelayReport> {
+        let cx = match event.event.trace {
+            Some(trace) => cx.clone().with_trace(trace.child()),
+            None => cx.clone(),
+        };
+        let mut report = RelayReport { attempts: 1, ..RelayReport::default() };
+        let commit = match sink.deliver(&cx, &event).await {
+            Ok(Delivery::Done(effects)) => {
+                report.delivered = 1;
+                effects.complete(event.lease)
+            }
+            Ok(Delivery::Refused { reason }) => {
+                report.refused = 1;
+                Commit::new().fail(event.lease, reason, Retry::Never)
+            }
+            Err(error) if cx.cancel().is_cancelled() => {
+                tracing::debug!(%error, "delivery was cancelled");
+                Commit::new().release(event.lease, Duration::ZERO)
+            }
+            Err(error) => {
+                report.failed = 1;
+                let retry = error.retry_after().map_or(Retry::Backoff, Retry::After);
+                Commit::new().fail(event.lease, error.to_string(), retry)
+            }
+        };
+        match self.store()?.commit(&cx, commit).await {
+            Ok(_) => Ok(report),
+            // The lease ran out while the sink was slow: another relay delivers the event again, under the same id.
+            Err(error) if error.kind() == crate::ErrorKind::LeaseLost => {
+                tracing::warn!(event = %event.event.id, %error, "an event will be delivered again");
+                Ok(RelayReport { attempts: 1, failed: 1, ..RelayReport::default() })
+            }
+            Err(error) => Err(Error::new(error.kind(), "engine.relay", "an event's end could not be kept")
+                .with("event", event.event.id)
+                .retry(error.retryable())
+                .caused_by(error)
+                .advise("it will be delivered again, under the same id, once its lease runs out")),
+        }
+    }
+}

@@ -1,0 +1,146 @@
+use std::fmt;
+
+use uuid::Uuid;
+
+use super::{Delivery, Engine, EventSink};
+use crate::{
+    BoxFuture, Commit, Context, Error, ErrorKind, Intent, Result, Store,
+    idempotency::{Answer, is_definitive},
+    intent::IntentView,
+    store::{IntentFilter, LeasedEvent, Outcome, Page, StoreExt},
+    transport::{HttpRequest, HttpResponse, HttpTransport},
+};
+
+/// An intent that is safely written down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Submitted {
+    /// Its id.
+    pub id: Uuid,
+    /// Its idempotency key.
+    pub key: String,
+    /// It was there already; nothing was added.
+    pub duplicate: bool,
+}
+
+/// What a flush did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Flushed {
+    /// Requests sent.
+    pub attempts: u64,
+    /// Intents the server answered, with yes or no.
+    pub answered: u64,
+    /// Requests that failed and will be repeated.
+    pub failed: u64,
+}
+
+impl Engine {
+    /// Writes an intent and its outbox event down in one commit, before anything is sent. Once this returns, the intent
+    /// survives the end of the process, and every attempt will carry the same key.
+    ///
+    /// # Errors
+    /// `InvalidInput` or `TooLarge` for an intent that cannot be sent; `Conflict` when its id is known with another payload;
+    /// those of [`Store::commit`].
+    pub async fn submit(&self, cx: &Context, mut intent: Intent) -> Result<Submitted> {
+        intent.trace = intent.trace.or_else(|| cx.trace());
+        let (id, key) = (intent.id, intent.key());
+        let event = intent.event();
+        let receipt = self.store()?.commit(cx, Commit::new().submit(intent).emit(event)).await?;
+        let duplicate = receipt.outcomes.contains(&Outcome::Submitted { duplicate: true });
+        Ok(Submitted { id, key, duplicate })
+    }
+
+    /// One page of intents.
+    ///
+    /// # Errors
+    /// Those of [`Store::read`].
+    pub async fn intents(&self, cx: &Context, filter: IntentFilter) -> Result<Page<IntentView>> {
+        self.store()?.intents(cx, filter).await
+    }
+
+    /// Sends every pending intent once, whether its retry is due or not: for the moment the network comes back, or the
+    /// system gives the app a minute. A server runs [`Engine::relay`] with an [`IntentSink`](Engine::intent_sink) instead.
+    ///
+    /// # Errors
+    /// Those of the Store. A request that fails is not an error: it is counted and tried again later.
+    pub async fn flush(&self, cx: &Context, transport: &dyn HttpTransport) -> Result<Flushed> {
+        let report = self.relay_once(cx, &IntentSink { engine: self, transport }, true).await?;
+        Ok(Flushed { attempts: report.attempts, answered: report.delivered, failed: report.failed })
+    }
+
+    /// The sink that sends intents over `transport`, for [`Engine::relay`].
+    pub fn intent_sink<'a>(&'a self, transport: &'a dyn HttpTransport) -> impl EventSink + 'a {
+        IntentSink { engine: self, transport }
+    }
+}
+
+struct IntentSink<'a> {
+    engine: &'a Engine,
+    transport: &'a dyn HttpTransport,
+}
+
+impl fmt::Debug for IntentSink<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IntentSink").field("transport", &self.transport).finish_non_exhaustive()
+    }
+}
+
+impl EventSink for IntentSink<'_> {
+    fn topics(&self) -> Vec<String> {
+        vec![Intent::TOPIC.into()]
+    }
+
+    fn deliver<'a>(&'a self, cx: &'a Context, event: &'a LeasedEvent) -> BoxFuture<'a, Result<Delivery>> {
+        Box::pin(async move {
+            let id = event.event.id;
+            let Some(view) = self.engine.store()?.intent(cx, id).await? else {
+                return Ok(Delivery::Refused { reason: "its intent is gone".into() });
+            };
+            let response = self.transport.send(cx, request(cx, &view.intent)?).await?;
+            answer(&view.intent, response).map(|answer| Delivery::Done(Commit::new().answer(id, answer)))
+        })
+    }
+}
+
+fn request(cx: &Context, intent: &Intent) -> Result<HttpRequest> {
+    let payload = serde_json::from_slice::<&serde_json::value::RawValue>(&intent.payload);
+    let body = payload
+        .and_then(|payload| serde_json::to_vec(&Envelope { operation: &intent.operation, payload }))
+        .map_err(|error| {
+            Error::new(ErrorKind::InvalidInput, "engine.flush", "the intent's payload is not JSON").caused_by(error)
+        })?;
+    let mut headers = vec![
+        ("content-type".into(), "application/json".into()),
+        // The draft makes the value a structured-field string, hence the quotes.
+        ("idempotency-key".into(), format!("\"{}\"", intent.key().replace('\\', "\\\\").replace('"', "\\\""))),
+    ];
+    if let Some(trace) = cx.trace() {
+        headers.push(("traceparent".into(), trace.to_string()));
+    }
+    Ok(HttpRequest { method: "POST", path: "/v1/intents".into(), headers, body: body.into() })
+}
+
+#[derive(serde::Serialize)]
+struct Envelope<'a> {
+    operation: &'a str,
+    payload: &'a serde_json::value::RawValue,
+}
+
+/// What a response means for its intent: an answer to keep, or a failed attempt.
+fn answer(intent: &Intent, response: HttpResponse) -> Result<Answer> {
+    // A phone whose credentials ran out has not been refused for good: they can be renewed, the order cannot be re-made.
+    let final_answer = is_definitive(response.status) && !matches!(response.status, 300..=399 | 401 | 403);
+    if !final_answer {
+        let retry_after = response.header("retry-after").and_then(|value| value.parse().ok());
+        let error =
+            Error::new(ErrorKind::Unavailable, "engine.flush", "the server has not answered this intent for good")
+                .with("intent", intent.id)
+                .with("status", response.status);
+        return Err(match retry_after {
+            Some(seconds) => error.retry_in(std::time::Duration::from_secs(seconds)),
+            None => error,
+        });
+    }
+    let headers =
+        response.headers.into_iter().filter(|(name, _)| name == "content-type" || name == "location").collect();
+    Ok(Answer { status: response.status, headers, body: response.body })
+}

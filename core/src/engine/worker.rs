@@ -1,0 +1,232 @@
+use std::{collections::HashMap, fmt, panic::AssertUnwindSafe, time::Duration};
+
+use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
+
+use super::Engine;
+use crate::{
+    BoxFuture, CancelToken, Commit, Context, Error, ErrorKind, Result, Store,
+    store::{LeaseRequest, LeasedJob, Outcome, Receipt, Retry, Watch},
+};
+
+/// What a handler made of a job.
+#[derive(Debug)]
+pub enum JobOutcome {
+    /// It is done. The engine commits these writes together with the end of the job: all of it, or none.
+    Done(Commit),
+    /// It is done and the handler has committed that itself, with `Commit::complete(job.lease)` in its own transaction.
+    Committed,
+    /// It is not time yet: try again later without counting this attempt.
+    Snooze(Duration),
+}
+
+/// What works on jobs. Any `Fn(Context, LeasedJob) -> BoxFuture<Result<JobOutcome>>` is one.
+pub trait JobHandler: Send + Sync {
+    /// Works on one job. It may be called again for the same job after a crash or a lost lease.
+    ///
+    /// An error is a failed attempt: `retryable` errors and unknown ones are retried by the job's backoff, `InvalidInput`
+    /// is dead at once.
+    ///
+    /// The context is cancelled when the lease is lost, somebody cancels the job, or the worker drains.
+    fn handle(&self, cx: Context, job: LeasedJob) -> BoxFuture<'_, Result<JobOutcome>>;
+}
+
+impl<F> JobHandler for F
+where
+    F: Fn(Context, LeasedJob) -> BoxFuture<'static, Result<JobOutcome>> + Send + Sync,
+{
+    fn handle(&self, cx: Context, job: LeasedJob) -> BoxFuture<'_, Result<JobOutcome>> {
+        self(cx, job)
+    }
+}
+
+/// How a worker takes jobs.
+#[derive(Clone, Debug)]
+pub struct WorkerOptions {
+    /// The queues it takes from, all alike.
+    pub queues: Vec<String>,
+    /// Jobs at once.
+    pub concurrency: usize,
+    /// How long a lease lasts; it is extended at a third of that while the handler runs.
+    pub hold: Duration,
+    /// How long it waits for a hint before it looks again.
+    pub poll: Duration,
+    /// Who it is, for people who look.
+    pub owner: String,
+    /// How long running handlers may take to end once the worker is cancelled; then their jobs are given back.
+    pub drain: Duration,
+}
+
+impl WorkerOptions {
+    /// One queue, `concurrency` jobs at once, leases of 30 seconds.
+    pub fn new(queue: impl Into<String>, concurrency: usize) -> Self {
+        Self {
+            queues: vec![queue.into()],
+            concurrency: concurrency.max(1),
+            hold: Duration::from_secs(30),
+            poll: Duration::from_secs(1),
+            owner: format!("pid:{}", std::process::id()),
+            drain: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Engine {
+    /// Leases jobs and gives them to `handler`, until `cx` is cancelled; then it takes no more, waits for the running ones
+    /// and gives back what did not end in time, without counting the attempt.
+    ///
+    /// # Errors
+    /// Those of the Store that do not pass by themselves.
+    pub async fn work(&self, cx: &Context, options: &WorkerOptions, handler: &dyn JobHandler) -> Result<()> {
+        let store = self.store()?;
+        let mut hints = store.watch(cx, Watch::Jobs(options.queues.clone())).await?;
+        let drain = CancelToken::new();
+        let mut running = FuturesUnordered::new();
+        while !cx.cancel().is_cancelled() {
+            let free = options.concurrency - running.len();
+            let mut leased = 0;
+            if free > 0 {
+                let request = LeaseRequest {
+                    queues: options.queues.clone(),
+                    limit: free,
+                    hold: options.hold,
+                    owner: options.owner.clone(),
+                };
+                match store.lease(cx, request).await {
+                    Ok(jobs) => {
+                        leased = jobs.len();
+                        running.extend(jobs.into_iter().map(|job| self.run(&drain, options, handler, job)));
+                    }
+                    Err(error) if error.retryable() => tracing::warn!(%error, "the worker goes on after an error"),
+                    Err(_) if cx.cancel().is_cancelled() => break,
+                    Err(error) => return Err(error),
+                }
+            }
+            if leased == free && free > 0 {
+                continue; // There may be more at once.
+            }
+            let hint = crate::clock::within(&**self.clock(), options.poll, hints.next());
+            let ended = async {
+                match running.next().await {
+                    Some(()) => (),
+                    None => std::future::pending().await,
+                }
+            };
+            let (ended, hint) = (std::pin::pin!(ended), std::pin::pin!(hint));
+            cx.cancel().until_cancelled(futures_util::future::select(ended, hint)).await;
+        }
+        let rest = async { while running.next().await.is_some() {} };
+        if crate::clock::within(&**self.clock(), options.drain, rest).await.is_none() {
+            drain.cancel();
+            while running.next().await.is_some() {}
+        }
+        Ok(())
+    }
+
+    /// Runs one job to its end and keeps what became of it. Nothing here fails the worker.
+    async fn run(&self, drain: &CancelToken, options: &WorkerOptions, handler: &dyn JobHandler, job: LeasedJob) {
+        let cancel = CancelToken::new();
+        let mut cx = Context::new().with_cancel(cancel.clone());
+        if let Some(trace) = job.trace {
+            cx = cx.with_trace(trace.child());
+        }
+        if let Some(tenant) = &job.tenant {
+            cx = cx.with_tenant(tenant.as_str());
+        }
+        let (id, lease) = (job.id, job.lease);
+        let work = AssertUnwindSafe(handler.handle(cx.clone(), job)).catch_unwind();
+        let heartbeat = self.heartbeat(options, lease, &cancel);
+        let ended = {
+            let work = std::pin::pin!(work);
+            let heartbeat = std::pin::pin!(heartbeat);
+            let both = futures_util::future::select(work, heartbeat);
+            match drain.until_cancelled(both).await {
+                Some(futures_util::future::Either::Left((ended, _))) => Some(ended),
+                // The lease is lost: the handler is dropped, somebody else has the job.
+                Some(futures_util::future::Either::Right(_)) => return,
+                None => None,
+            }
+        };
+        let commit = match ended {
+            None => Commit::new().release(lease, Duration::ZERO),
+            Some(Ok(Ok(JobOutcome::Done(effects)))) => effects.complete(lease),
+            Some(Ok(Ok(JobOutcome::Committed))) => return,
+            Some(Ok(Ok(JobOutcome::Snooze(delay)))) => Commit::new().release(lease, delay),
+            Some(Ok(Err(error))) => failed(lease, &error),
+            Some(Err(panic)) => {
+                let text =
+                    panic.downcast_ref::<&str>().map(ToString::to_string).or_else(|| panic.downcast_ref().cloned());
+                let text: String = text.unwrap_or_else(|| "no message".into());
+                Commit::new().fail(lease, format!("the handler panicked: {text}"), Retry::Backoff)
+            }
+        };
+        if let Err(error) = self.store_commit(&cx, commit).await {
+            if error.kind() == ErrorKind::LeaseLost {
+                tracing::info!(job = %id, %error, "the result of a job was dropped");
+            } else {
+                // The effects were refused: count it as a failed attempt, so that a bad commit does not spin for ever.
+                tracing::warn!(job = %id, %error, "the result of a job could not be kept");
+                if let Err(error) = self.store_commit(&cx, failed(lease, &error)).await {
+                    tracing::warn!(job = %id, %error, "a job waits for its lease to run out");
+                }
+            }
+        }
+    }
+
+    async fn store_commit(&self, cx: &Context, commit: Commit) -> Result<Receipt> {
+        // A handler's context may be cancelled; what became of its job must be kept all the same.
+        let cx = cx.clone().with_cancel(CancelToken::new());
+        self.store()?.commit(&cx, commit).await
+    }
+
+    /// Extends a lease until it is lost. Asks the handler to stop when somebody cancels the job.
+    async fn heartbeat(&self, options: &WorkerOptions, lease: crate::store::Lease, cancel: &CancelToken) {
+        let cx = Context::new();
+        loop {
+            self.clock().sleep(options.hold / 3).await;
+            match self.store_commit(&cx, Commit::new().extend(lease, options.hold)).await {
+                Ok(receipt) => {
+                    if receipt
+                        .outcomes
+                        .iter()
+                        .any(|outcome| matches!(outcome, Outcome::Extended { cancelled: true, .. }))
+                    {
+                        cancel.cancel();
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::LeaseLost => {
+                    cancel.cancel();
+                    return;
+                }
+                Err(error) => tracing::warn!(%error, "a lease could not be extended; trying again"),
+            }
+        }
+    }
+}
+
+fn failed(lease: crate::store::Lease, error: &Error) -> Commit {
+    let retry = match (error.kind(), error.retry_after()) {
+        (ErrorKind::InvalidInput, _) => Retry::Never,
+        (_, Some(delay)) => Retry::After(delay),
+        _ => Retry::Backoff,
+    };
+    Commit::new().fail(lease, error.to_string(), retry)
+}
+
+/// A handler for each queue.
+impl JobHandler for HashMap<String, Box<dyn JobHandler>> {
+    fn handle(&self, cx: Context, job: LeasedJob) -> BoxFuture<'_, Result<JobOutcome>> {
+        match self.get(&job.queue) {
+            Some(handler) => handler.handle(cx, job),
+            None => Box::pin(async move {
+                Err(Error::new(ErrorKind::NotFound, "engine.work", "no handler for this queue")
+                    .with("queue", job.queue))
+            }),
+        }
+    }
+}
+
+impl fmt::Debug for dyn JobHandler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JobHandler")
+    }
+}
