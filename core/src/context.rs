@@ -1,11 +1,12 @@
 //! What travels with every call.
 
 use std::{
+    future::Future,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use crate::{CancelToken, Error, Result, TraceContext};
+use crate::{CancelToken, Clock, Error, Result, TraceContext, clock::within};
 
 /// Deadline, cancellation, trace and tenant of one call: the first argument of every plugin method.
 ///
@@ -92,6 +93,28 @@ impl Context {
     /// The tenant it is done for.
     pub fn tenant(&self) -> Option<&str> {
         self.tenant.as_deref()
+    }
+
+    /// Waits for `work` until it is done, the context is cancelled, or its deadline passes on `clock`.
+    ///
+    /// # Errors
+    /// `Cancelled` or `DeadlineExceeded`.
+    ///
+    /// # Cancellation safety
+    /// `work` is dropped where it stands when the wait ends early.
+    pub async fn bound<T>(
+        &self,
+        clock: &dyn Clock,
+        operation: &'static str,
+        work: impl Future<Output = T>,
+    ) -> Result<T> {
+        self.check(operation)?;
+        let work = self.cancel.until_cancelled(work);
+        let done = match self.remaining() {
+            Some(left) => within(clock, left, work).await.ok_or_else(|| Error::deadline(operation))?,
+            None => work.await,
+        };
+        done.ok_or_else(|| Error::cancelled(operation))
     }
 
     /// An error if `operation` should not go on.

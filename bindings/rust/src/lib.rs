@@ -1,1 +1,61 @@
-//! Placeholder.
+//! Selvedge: one engine for an app and its backend.
+//!
+//! This crate is the facade a Rust program depends on. Plugins are cargo features; everything of
+//! [`selvedge_core`] is re-exported.
+//!
+//! | feature | adds |
+//! | --- | --- |
+//! | `sqlite` (default) | [`sqlite`]: the Store on SQLite |
+//! | `priority` (default) | [`priority`]: the Scheduler for servers |
+//! | `llama` | `llama`: Inference on llama.cpp |
+//!
+//! ```
+//! use selvedge::{Context, Intent, sqlite::SqliteStore};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! let store = SqliteStore::open(folder.path().join("shop.db"))?;
+//! let engine = selvedge::builder().store(store).build();
+//!
+//! // Once this returns, the order survives the end of the process.
+//! let order = Intent::new("orders.create", r#"{"item":"tea","cents":500}"#);
+//! let submitted = engine.submit(&Context::new(), order).await?;
+//! println!("will be sent with the key {}", submitted.key);
+//! # Ok(())
+//! # }
+//! ```
+
+use std::{sync::Arc, time::Duration};
+
+pub use selvedge_core::*;
+
+#[cfg(feature = "llama")]
+#[doc(inline)]
+pub use selvedge_llama as llama;
+#[cfg(feature = "priority")]
+#[doc(inline)]
+pub use selvedge_priority as priority;
+#[cfg(feature = "sqlite")]
+#[doc(inline)]
+pub use selvedge_sqlite as sqlite;
+
+/// The start of an engine that waits by tokio's timer.
+pub fn builder() -> EngineBuilder {
+    Engine::builder().clock(Arc::new(TokioClock))
+}
+
+/// A clock on tokio's timer; its sleeps must run inside a tokio runtime with time enabled.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TokioClock;
+
+impl Clock for TokioClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::now()
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        // Called lazily, so that a sleep may be made outside the runtime that waits for it.
+        Box::pin(async move { tokio::time::sleep(duration).await })
+    }
+}
