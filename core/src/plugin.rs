@@ -55,6 +55,11 @@ macro_rules! plugin_trait {
                 Self(std::sync::Arc::new(plugin))
             }
 
+            /// The twin itself, whose futures are boxed already: a layer need not box them again.
+            pub(crate) fn twin(&self) -> &dyn $twin {
+                &*self.0
+            }
+
             /// Erases a plugin that something else keeps a hold of too.
             pub fn shared<P: $name>(plugin: std::sync::Arc<P>) -> Self {
                 Self(plugin)

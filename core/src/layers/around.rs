@@ -94,11 +94,9 @@ macro_rules! wrap {
                                 Attempt::Again => request.clone(),
                                 Attempt::Last => request.take(),
                             };
-                            async move {
-                                match request {
-                                    Some(request) => self.inner.$async(cx, request).await,
-                                    None => Err(called_after_the_last()),
-                                }
+                            match request {
+                                Some(request) => self.inner.twin().$async(cx, request),
+                                None => Box::pin(async { Err(called_after_the_last()) }),
                             }
                         })
                         .await
