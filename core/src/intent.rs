@@ -123,6 +123,61 @@ impl Intent {
     }
 }
 
+/// An intent on the server's side: the payload of the job that does it.
+///
+/// A server's gate writes it, in the commit that settles the key; a [`JobHandler`](crate::engine::JobHandler) reads it.
+///
+/// ```
+/// use selvedge_core::intent::ReceivedIntent;
+///
+/// #[derive(serde::Deserialize)]
+/// struct Order { cents: u64 }
+///
+/// let job = br#"{"key":"orders.create:1","operation":"orders.create","payload":{"cents":500}}"#;
+/// let received = ReceivedIntent::from_json(job)?;
+/// assert_eq!(received.payload::<Order>()?.cents, 500);
+/// # Ok::<(), selvedge_core::Error>(())
+/// ```
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ReceivedIntent {
+    /// The idempotency key it came with.
+    pub key: String,
+    /// What should be done.
+    pub operation: String,
+    /// What is needed for that.
+    pub payload: Box<serde_json::value::RawValue>,
+}
+
+impl ReceivedIntent {
+    /// Reads a job's payload.
+    ///
+    /// # Errors
+    /// `InvalidInput` when the job was not made from an intent.
+    pub fn from_json(job: &[u8]) -> Result<Self> {
+        serde_json::from_slice(job).map_err(|error| {
+            Error::new(ErrorKind::InvalidInput, "intent.receive", "the job does not hold an intent").caused_by(error)
+        })
+    }
+
+    /// The job's payload.
+    pub fn to_json(&self) -> Bytes {
+        // Serialising strings and JSON that was read before cannot fail.
+        serde_json::to_vec(self).unwrap_or_default().into()
+    }
+
+    /// What is needed, as a type.
+    ///
+    /// # Errors
+    /// `InvalidInput` when it does not fit.
+    pub fn payload<'a, T: Deserialize<'a>>(&'a self) -> Result<T> {
+        serde_json::from_str(self.payload.get()).map_err(|error| {
+            Error::new(ErrorKind::InvalidInput, "intent.receive", "the intent's payload does not fit its operation")
+                .with("operation", &self.operation)
+                .caused_by(error)
+        })
+    }
+}
+
 /// Whether an intent has been answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
