@@ -59,3 +59,19 @@ impl Clock for TokioClock {
         Box::pin(async move { tokio::time::sleep(duration).await })
     }
 }
+
+/// The pages whose Rust examples are compiled with the tests.
+#[cfg(doctest)]
+mod pages {
+    #[doc = include_str!("../../../README.md")]
+    struct Readme;
+    #[doc = include_str!("../../../docs/guide/jobs.md")]
+    struct Jobs;
+    #[doc = include_str!("../../../docs/guide/intents.md")]
+    struct Intents;
+    #[doc = include_str!("../../../docs/guide/plugins.md")]
+    struct Plugins;
+    #[cfg(feature = "llama")]
+    #[doc = include_str!("../../../docs/guide/models.md")]
+    struct Models;
+}
