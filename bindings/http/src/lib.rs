@@ -1,1 +1,25 @@
-//! Placeholder.
+//! Selvedge over HTTP: a tower layer that makes any axum service idempotent, an axum server for an engine, and the
+//! transport by which Rust hosts send their intents.
+//!
+//! | item | is for |
+//! | --- | --- |
+//! | [`IdempotencyLayer`] | one effect for one `Idempotency-Key`, around any axum service |
+//! | [`router`] and [`serve`] | the server: OpenAI's API, intents, health, metrics |
+//! | [`ReqwestTransport`] | sending intents |
+//! | [`Problem`] | errors as `application/problem+json` |
+
+mod auth;
+mod body;
+mod idempotency;
+mod openai;
+mod options;
+mod problem;
+mod server;
+mod transport;
+
+pub use auth::{ApiKey, Principal};
+pub use idempotency::{IdempotencyLayer, IdempotencyService, Settled, Ticket};
+pub use options::ServerOptions;
+pub use problem::{Problem, status_of};
+pub use server::{Drained, intents::IntentJob, router, serve};
+pub use transport::ReqwestTransport;

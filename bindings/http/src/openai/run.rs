@@ -1,0 +1,169 @@
+//! Running a request: from parameters to one answer, or to a stream of chunks.
+
+use std::{convert::Infallible, time::Duration};
+
+use axum::{
+    Json,
+    response::{IntoResponse, Response, Sse, sse::Event},
+};
+use futures_util::{Stream, StreamExt, stream};
+use selvedge_core::{
+    Context, Error, ErrorKind, Inference,
+    inference::{Chunk, Generation, Prompt, StopReason, Usage},
+};
+use serde_json::{Value, json};
+
+use super::{error, models, parameters::Parameters};
+use crate::{Principal, Problem, server::AppState};
+
+/// How a kind of answer is written.
+pub(super) trait Shape: Copy + Send + Sync + 'static {
+    /// The prefix of ids.
+    const ID: &'static str;
+    /// `object` of a whole answer.
+    const WHOLE: &'static str;
+    /// `object` of a chunk.
+    const PIECE: &'static str;
+    /// The most tokens when the request does not say, out of the server's own setting.
+    fn default_tokens(setting: usize) -> usize;
+    /// The choice of a whole answer.
+    fn whole(text: String, reason: &'static str) -> Value;
+    /// The choice of the first chunk, if it comes before any text.
+    fn opening() -> Option<Value>;
+    /// The choice of a chunk with text.
+    fn piece(text: String) -> Value;
+    /// The choice of the last chunk.
+    fn closing(reason: &'static str) -> Value;
+}
+
+/// What all documents of one answer share.
+#[derive(Clone)]
+struct Head {
+    id: String,
+    created: i64,
+    model: String,
+    fingerprint: String,
+}
+
+impl Head {
+    fn document(&self, object: &str, choices: Vec<Value>) -> Value {
+        json!({
+            "id": self.id, "object": object, "created": self.created, "model": self.model,
+            "system_fingerprint": self.fingerprint, "choices": choices,
+        })
+    }
+}
+
+pub(super) async fn run<S: Shape>(
+    _: S,
+    state: AppState,
+    cx: Context,
+    principal: Principal,
+    parameters: Parameters,
+    prompt: Prompt,
+) -> Result<Response, Problem> {
+    let model = models::find(&state.engine, parameters.model.as_deref())?;
+    let info = model.model();
+    let symbols = model.encode(&cx, prompt).await.map_err(too_long)?;
+    let room = info.context_length.saturating_sub(symbols.len());
+    if room == 0 {
+        return Err(too_long(
+            Error::new(ErrorKind::TooLarge, "openai.run", "the prompt is longer than the model's context")
+                .with("prompt_tokens", symbols.len())
+                .with("context_length", info.context_length)
+                .advise("send a shorter prompt"),
+        ));
+    }
+    let (streamed, include_usage) = (parameters.stream == Some(true), parameters.include_usage());
+    let max_tokens = parameters.limit().unwrap_or_else(|| S::default_tokens(state.options.max_tokens).min(room));
+    let request = parameters.generate(Prompt::Symbols(symbols), max_tokens)?;
+    // A whole answer has to be there in time; a streamed one only has to begin.
+    let cx = if streamed { cx } else { cx.with_timeout(state.options.timeout) };
+    let generation = state.engine.chat(&cx, Some(&info.name), principal.class, request).await.map_err(too_long)?;
+    let head = Head {
+        id: format!("{}-{}", S::ID, uuid::Uuid::now_v7().simple()),
+        created: selvedge_core::Timestamp::now().as_micros() / 1_000_000,
+        fingerprint: format!("selvedge-{}", info.sha256.get(..12).unwrap_or("unknown")),
+        model: info.name,
+    };
+    if streamed {
+        let events = events::<S>(state, head, generation, include_usage);
+        return Ok(Sse::new(events).keep_alive(keep_alive()).into_response());
+    }
+    let generated = generation.collect().await.map_err(too_long)?;
+    state.metrics.tokens(&head.model, &generated.usage);
+    let reason = finish_reason(generated.reason.unwrap_or(StopReason::EndOfText));
+    let mut document = head.document(S::WHOLE, vec![S::whole(generated.text, reason)]);
+    document["usage"] = usage_document(&generated.usage);
+    Ok(Json(document).into_response())
+}
+
+/// Comments on the line while a model is reading a long prompt, so that nothing between closes the connection.
+fn keep_alive() -> axum::response::sse::KeepAlive {
+    axum::response::sse::KeepAlive::new().interval(Duration::from_secs(15))
+}
+
+/// The chunks of an answer. Dropping the stream, as happens when the client hangs up, drops the generation: the model stops
+/// at the next token and the place is free.
+fn events<S: Shape>(
+    state: AppState,
+    head: Head,
+    generation: Generation,
+    include_usage: bool,
+) -> impl Stream<Item = Result<Event, Infallible>> + Send {
+    let chunk = move |head: &Head, choices: Vec<Value>| {
+        let mut document = head.document(S::PIECE, choices);
+        if include_usage {
+            document["usage"] = Value::Null;
+        }
+        document
+    };
+    let opening = S::opening().map(|choice| chunk(&head, vec![choice]));
+    let rest = generation.flat_map(move |piece| {
+        let documents = match piece {
+            Ok(Chunk::Tokens { text, .. }) if text.is_empty() => vec![],
+            Ok(Chunk::Tokens { text, .. }) => vec![chunk(&head, vec![S::piece(text)])],
+            Ok(Chunk::End { reason, usage }) => {
+                state.metrics.tokens(&head.model, &usage);
+                let mut last = vec![chunk(&head, vec![S::closing(finish_reason(reason))])];
+                if include_usage {
+                    let mut document = head.document(S::PIECE, vec![]);
+                    document["usage"] = usage_document(&usage);
+                    last.push(document);
+                }
+                last
+            }
+            // The status is long sent; clients read the error from the stream.
+            Err(failed) => vec![error::document(&Problem::from(failed))],
+        };
+        stream::iter(documents)
+    });
+    stream::iter(opening)
+        .chain(rest)
+        .map(|document| document.to_string())
+        .chain(stream::iter(["[DONE]".to_owned()]))
+        .map(|data| Ok(Event::default().data(data)))
+}
+
+fn finish_reason(reason: StopReason) -> &'static str {
+    match reason {
+        StopReason::EndOfText | StopReason::StopText => "stop",
+        StopReason::MaxTokens => "length",
+    }
+}
+
+fn usage_document(usage: &Usage) -> Value {
+    json!({
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+    })
+}
+
+/// A prompt that does not fit is the client's 400 here, with the code that clients look for.
+fn too_long(error: Error) -> Problem {
+    match error.kind() {
+        ErrorKind::TooLarge => Problem::new(http::StatusCode::BAD_REQUEST, error).code("context_length_exceeded"),
+        _ => error.into(),
+    }
+}

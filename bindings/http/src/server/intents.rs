@@ -1,0 +1,104 @@
+//! `/v1/intents`: taken once, queued, answered at once.
+
+use axum::{Extension, body::Bytes, extract::State};
+use selvedge_core::{
+    Commit, Context, Error, ErrorKind, Result, Store,
+    idempotency::{Answer, Ticket},
+    store::{LeasedJob, NewJob},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::AppState;
+use crate::{Problem, ServerOptions, Settled, body};
+
+#[derive(Deserialize)]
+struct Envelope {
+    operation: String,
+    payload: Box<RawValue>,
+}
+
+/// What the job of an intent carries: the payload of a job that `/v1/intents` enqueued.
+///
+/// ```
+/// use selvedge_http::IntentJob;
+///
+/// let bytes = br#"{"key":"orders.create:1","operation":"orders.create","payload":{"cents":500}}"#;
+/// let job: IntentJob = serde_json::from_slice(bytes).expect("an intent's job");
+/// assert_eq!(job.payload.get(), r#"{"cents":500}"#);
+/// ```
+#[derive(Debug, Serialize, Deserialize)]
+pub struct IntentJob {
+    /// The idempotency key: one for each intent, the same for every retry of it.
+    pub key: String,
+    /// What to do.
+    pub operation: String,
+    /// What it needs for that: the JSON as the client sent it.
+    pub payload: Box<RawValue>,
+}
+
+impl IntentJob {
+    /// Reads it from a job.
+    ///
+    /// # Errors
+    /// `InvalidInput` when the job is not an intent's.
+    pub fn of(job: &LeasedJob) -> Result<Self> {
+        serde_json::from_slice(&job.payload).map_err(|error| {
+            Error::new(ErrorKind::InvalidInput, "http.intent_job", "the job does not carry an intent")
+                .with("job", job.id)
+                .with("queue", &job.queue)
+                .caused_by(error)
+        })
+    }
+}
+
+#[derive(Serialize)]
+struct Accepted<'a> {
+    id: &'a str,
+    status: &'static str,
+    queue: &'a str,
+}
+
+/// Enqueues the job and settles the key in one commit: either both are true or neither.
+pub(super) async fn accept(
+    State(state): State<AppState>,
+    Extension(cx): Extension<Context>,
+    Extension(ticket): Extension<Ticket>,
+    bytes: Bytes,
+) -> Result<Settled, Problem> {
+    let Envelope { operation, payload } = body::json(&bytes)?;
+    let queue = queue_of(&state.options, &operation)?;
+    let key = ticket.key.key.clone();
+    let job = IntentJob { key: key.clone(), operation, payload };
+    let mut job = NewJob::new(queue, encode(&job)?).max_attempts(state.options.intent_attempts).trace(cx.trace());
+    job.tenant = cx.tenant().map(ToOwned::to_owned);
+    let answer = Answer::json(202, encode(&Accepted { id: &key, status: "queued", queue })?);
+    let commit = Commit::new().enqueue([job]).settle(ticket, answer.clone());
+    state.engine.store()?.commit(&cx, commit).await?;
+    Ok(Settled(answer))
+}
+
+pub(super) async fn unsupported(State(state): State<AppState>) -> Problem {
+    match state.engine.store() {
+        Err(error) => error.into(),
+        Ok(_) => Error::unsupported("store", "http.intents").into(),
+    }
+}
+
+fn queue_of<'a>(options: &'a ServerOptions, operation: &str) -> Result<&'a str, Problem> {
+    if options.intents.is_empty() {
+        return Ok(ServerOptions::INTENTS_QUEUE);
+    }
+    options.intents.get(operation).map(String::as_str).ok_or_else(|| {
+        let error = Error::new(ErrorKind::NotFound, "http.intents", "this server has no such operation")
+            .with("operation", operation.chars().take(100).collect::<String>())
+            .advise("check the operation's name, and the server's list of operations");
+        Problem::from(error).param("operation")
+    })
+}
+
+fn encode(value: &impl Serialize) -> Result<Vec<u8>, Problem> {
+    serde_json::to_vec(value).map_err(|error| {
+        Error::new(ErrorKind::Internal, "http.intents", "the answer cannot be encoded").caused_by(error).into()
+    })
+}
