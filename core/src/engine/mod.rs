@@ -2,7 +2,7 @@
 //!
 //! The main job reads in this order: [`Engine::submit`] → [`Engine::flush`] → [`HttpTransport`](crate::transport::HttpTransport)
 //! → the server's claim and commit → the answer is kept. A question to a model goes [`Engine::chat`] →
-//! [`Scheduler::admit`](crate::Scheduler::admit) → [`Inference::generate`](crate::Inference::generate).
+//! [`Scheduler::admit`](crate::Scheduler::admit) → [`Inference::generate`].
 
 mod chat;
 mod relay;
