@@ -1,0 +1,167 @@
+//! How a model is opened.
+
+use std::path::PathBuf;
+
+use selvedge_core::{AnyScheduler, Error, ErrorKind, Result};
+
+use crate::{
+    Llama, Manifest,
+    digest::{unreadable, verify},
+    gguf,
+};
+
+/// The most threads ggml computes with.
+const MOST_THREADS: usize = 512;
+
+/// Opens a model; see [`Llama::builder`].
+#[derive(Clone, Debug)]
+pub struct Builder {
+    path: PathBuf,
+    name: Option<String>,
+    sha256: Option<String>,
+    manifest: Option<PathBuf>,
+    threads: Option<usize>,
+    context_length: Option<usize>,
+    batch: usize,
+    scheduler: Option<AnyScheduler>,
+}
+
+/// What the worker is started with: everything in it was checked.
+pub(crate) struct Settings {
+    pub(crate) path: PathBuf,
+    pub(crate) threads: usize,
+    pub(crate) context_length: Option<usize>,
+    pub(crate) batch: usize,
+    pub(crate) scheduler: Option<AnyScheduler>,
+}
+
+impl Builder {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            name: None,
+            sha256: None,
+            manifest: None,
+            threads: None,
+            context_length: None,
+            batch: 512,
+            scheduler: None,
+        }
+    }
+
+    /// The name that requests give. Default: the file's name without its extension.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// The SHA-256 digest that the file must have, 64 hex digits; checked before the file is opened as a model. It is the
+    /// only check that finds a flipped bit in the weights.
+    #[must_use]
+    pub fn sha256(mut self, digest: impl Into<String>) -> Self {
+        self.sha256 = Some(digest.into());
+        self
+    }
+
+    /// A [`Manifest`] that says which digest the file must have.
+    #[must_use]
+    pub fn manifest(mut self, path: impl Into<PathBuf>) -> Self {
+        self.manifest = Some(path.into());
+        self
+    }
+
+    /// Threads that compute, 1 to 512. Default: as many as the machine runs at once.
+    #[must_use]
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = Some(threads);
+        self
+    }
+
+    /// The most symbols that prompt and answer have together; memory grows with it. Default: what the model was trained
+    /// for, at most 2048.
+    #[must_use]
+    pub fn context_length(mut self, symbols: usize) -> Self {
+        self.context_length = Some(symbols);
+        self
+    }
+
+    /// The most symbols in one forward pass. A prompt is read in pieces of this size, and a request is cancelled between
+    /// two of them: smaller pieces react faster, larger ones read faster. Default: 512.
+    #[must_use]
+    pub fn batch(mut self, symbols: usize) -> Self {
+        self.batch = symbols;
+        self
+    }
+
+    /// The Scheduler whose [`plan`](selvedge_core::Scheduler::plan) is asked before each forward pass. Default:
+    /// [`Plan::in_order`](selvedge_core::scheduler::Plan::in_order).
+    #[must_use]
+    pub fn scheduler(mut self, scheduler: AnyScheduler) -> Self {
+        self.scheduler = Some(scheduler);
+        self
+    }
+
+    /// Opens the model. This blocks while the file is checked and mapped: a fraction of a second, and the time of reading
+    /// the whole file when a digest is given. In async code, call it on a thread where blocking is allowed.
+    ///
+    /// # Errors
+    /// `InvalidInput` for a setting that cannot be used, `NotFound` or `PermissionDenied` when the file cannot be read,
+    /// `Damaged` when it is no model, cut off, or not the one with the digest, `Unsupported` when llama.cpp does not know
+    /// its kind, `Unavailable` when memory is short.
+    pub fn open(self) -> Result<Llama> {
+        let threads = match self.threads {
+            Some(threads) => threads,
+            None => std::thread::available_parallelism().map_or(1, |threads| threads.get().min(MOST_THREADS)),
+        };
+        for (setting, value, most) in [
+            ("threads", threads, MOST_THREADS),
+            ("batch", self.batch, 1 << 20),
+            ("context_length", self.context_length.unwrap_or(1), 1 << 24),
+        ] {
+            if value == 0 || value > most {
+                return Err(Error::new(ErrorKind::InvalidInput, "llama.open", "a setting is out of range")
+                    .with("setting", setting)
+                    .with("value", value)
+                    .advise(format!("use 1 to {most}")));
+            }
+        }
+        let sha256 = match self.expected_digest()? {
+            Some(expected) => verify(&self.path, &expected)?,
+            None => String::new(),
+        };
+        let summary = gguf::check(&self.path)?;
+        let name = match self.name {
+            Some(name) => name,
+            None => self.path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+        };
+        let settings = Settings {
+            path: self.path,
+            threads,
+            context_length: self.context_length,
+            batch: self.batch,
+            scheduler: self.scheduler,
+        };
+        Llama::start(name, sha256, summary, settings)
+    }
+
+    /// The digest that the file must have, if one was given.
+    fn expected_digest(&self) -> Result<Option<String>> {
+        let Some(path) = &self.manifest else {
+            return Ok(self.sha256.clone());
+        };
+        let manifest = Manifest::read(path)?;
+        let named = path.parent().unwrap_or(path).join(&manifest.file);
+        let same = |path: &PathBuf| path.canonicalize().map_err(|error| unreadable(path, error));
+        let disagrees = self.sha256.as_ref().is_some_and(|digest| !digest.eq_ignore_ascii_case(&manifest.sha256));
+        if disagrees || same(&named)? != same(&self.path)? {
+            return Err(Error::new(ErrorKind::InvalidInput, "llama.open", "the manifest is about another file")
+                .with("file", self.path.display())
+                .with("manifest", path.display())
+                .with("its file", manifest.file.display())
+                .with("its digest", manifest.sha256)
+                .advise("give the manifest that belongs to the model"));
+        }
+        Ok(Some(manifest.sha256))
+    }
+}

@@ -1,0 +1,94 @@
+//! From logits to symbols.
+
+use llama_cpp_2::{sampling::LlamaSampler, token::LlamaToken};
+use selvedge_core::{
+    Error, ErrorKind, Result,
+    inference::{Candidate, Sampling},
+};
+
+/// The likeliest symbol; the first of equals.
+///
+/// # Errors
+/// `Damaged` when a logit is no number: the weights are broken.
+pub(crate) fn likeliest(logits: &[f32]) -> Result<LlamaToken> {
+    let mut best = (0, f32::NEG_INFINITY);
+    for (symbol, logit) in (0..).zip(logits) {
+        if logit.is_nan() {
+            return Err(not_numbers());
+        }
+        if *logit > best.1 {
+            best = (symbol, *logit);
+        }
+    }
+    if best.1.is_finite() { Ok(LlamaToken(best.0)) } else { Err(not_numbers()) }
+}
+
+/// The `top` likeliest symbols with their probabilities among all symbols.
+///
+/// # Errors
+/// `Damaged` when a logit is no number.
+pub(crate) fn candidates(logits: &[f32], top: usize) -> Result<Vec<Candidate>> {
+    let LlamaToken(best) = likeliest(logits)?;
+    let highest = logits.get(usize::try_from(best).unwrap_or(0)).copied().unwrap_or(0.0);
+    let weight = |logit: f32| f64::from(logit - highest).exp();
+    let sum: f64 = logits.iter().map(|logit| weight(*logit)).sum();
+    let mut all: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).collect();
+    let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+    if top < all.len() {
+        all.select_nth_unstable_by(top, order);
+        all.truncate(top);
+    }
+    all.sort_unstable_by(order);
+    Ok(all
+        .into_iter()
+        .map(|(symbol, logit)| Candidate { symbol, probability: (weight(logit) / sum) as f32 })
+        .collect())
+}
+
+/// Below this temperature the likeliest symbol is as good as certain, and dividing by it would overflow.
+const COLDEST: f32 = 1e-4;
+
+/// llama.cpp's samplers for these settings, in the order in which its own tools use them; `None` when greedy.
+pub(crate) fn sampler(sampling: &Sampling) -> Option<LlamaSampler> {
+    if sampling.temperature < COLDEST {
+        return None;
+    }
+    let mut chain = Vec::with_capacity(5);
+    if sampling.top_k > 0 {
+        chain.push(LlamaSampler::top_k(i32::try_from(sampling.top_k).unwrap_or(i32::MAX)));
+    }
+    if sampling.top_p < 1.0 {
+        chain.push(LlamaSampler::top_p(sampling.top_p, 1));
+    }
+    if sampling.min_p > 0.0 {
+        chain.push(LlamaSampler::min_p(sampling.min_p, 1));
+    }
+    chain.push(LlamaSampler::temp(sampling.temperature));
+    // To llama.cpp the largest seed means a random one.
+    chain.push(LlamaSampler::dist(sampling.seed.min(u32::MAX - 1)));
+    Some(LlamaSampler::chain(chain, true))
+}
+
+fn not_numbers() -> Error {
+    Error::new(ErrorKind::Damaged, "llama.sample", "the model's output is not a number")
+        .advise("check the file's digest: its weights may be broken")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn probabilities_are_a_softmax_in_order() {
+        let logits = [0.0, 2.0_f32.ln(), 5.0_f32.ln(), 2.0_f32.ln()];
+        let found = candidates(&logits, 3).unwrap();
+        assert_eq!(found.iter().map(|c| c.symbol).collect::<Vec<_>>(), [2, 1, 3]);
+        assert!((found[0].probability - 0.5).abs() < 1e-6 && (found[1].probability - 0.2).abs() < 1e-6);
+        assert_eq!(candidates(&logits, 9).unwrap().len(), 4);
+    }
+
+    #[test]
+    fn broken_weights_are_an_error() {
+        assert_eq!(likeliest(&[0.0, f32::NAN]).unwrap_err().kind(), ErrorKind::Damaged);
+    }
+}
