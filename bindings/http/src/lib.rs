@@ -21,5 +21,5 @@ pub use auth::{ApiKey, Principal};
 pub use idempotency::{IdempotencyLayer, IdempotencyService, Settled, Ticket};
 pub use options::ServerOptions;
 pub use problem::{Problem, status_of};
-pub use server::{Drained, intents::IntentJob, router, serve};
+pub use server::{Drained, router, serve};
 pub use transport::ReqwestTransport;

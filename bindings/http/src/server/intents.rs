@@ -2,9 +2,10 @@
 
 use axum::{Extension, body::Bytes, extract::State};
 use selvedge_core::{
-    Commit, Context, Error, ErrorKind, Result, Store,
+    Commit, Context, Error, ErrorKind, Store,
     idempotency::{Answer, Ticket},
-    store::{LeasedJob, NewJob},
+    intent::ReceivedIntent,
+    store::NewJob,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -16,40 +17,6 @@ use crate::{Problem, ServerOptions, Settled, body};
 struct Envelope {
     operation: String,
     payload: Box<RawValue>,
-}
-
-/// What the job of an intent carries: the payload of a job that `/v1/intents` enqueued.
-///
-/// ```
-/// use selvedge_http::IntentJob;
-///
-/// let bytes = br#"{"key":"orders.create:1","operation":"orders.create","payload":{"cents":500}}"#;
-/// let job: IntentJob = serde_json::from_slice(bytes).expect("an intent's job");
-/// assert_eq!(job.payload.get(), r#"{"cents":500}"#);
-/// ```
-#[derive(Debug, Serialize, Deserialize)]
-pub struct IntentJob {
-    /// The idempotency key: one for each intent, the same for every retry of it.
-    pub key: String,
-    /// What to do.
-    pub operation: String,
-    /// What it needs for that: the JSON as the client sent it.
-    pub payload: Box<RawValue>,
-}
-
-impl IntentJob {
-    /// Reads it from a job.
-    ///
-    /// # Errors
-    /// `InvalidInput` when the job is not an intent's.
-    pub fn of(job: &LeasedJob) -> Result<Self> {
-        serde_json::from_slice(&job.payload).map_err(|error| {
-            Error::new(ErrorKind::InvalidInput, "http.intent_job", "the job does not carry an intent")
-                .with("job", job.id)
-                .with("queue", &job.queue)
-                .caused_by(error)
-        })
-    }
 }
 
 #[derive(Serialize)]
@@ -69,8 +36,8 @@ pub(super) async fn accept(
     let Envelope { operation, payload } = body::json(&bytes)?;
     let queue = queue_of(&state.options, &operation)?;
     let key = ticket.key.key.clone();
-    let job = IntentJob { key: key.clone(), operation, payload };
-    let mut job = NewJob::new(queue, encode(&job)?).max_attempts(state.options.intent_attempts).trace(cx.trace());
+    let received = ReceivedIntent { key: key.clone(), operation, payload };
+    let mut job = NewJob::new(queue, received.to_json()).max_attempts(state.options.intent_attempts).trace(cx.trace());
     job.tenant = cx.tenant().map(ToOwned::to_owned);
     let answer = Answer::json(202, encode(&Accepted { id: &key, status: "queued", queue })?);
     let commit = Commit::new().enqueue([job]).settle(ticket, answer.clone());

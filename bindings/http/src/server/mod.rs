@@ -1,7 +1,7 @@
 //! The server: routes, and what happens around every request.
 
 mod health;
-pub(crate) mod intents;
+mod intents;
 pub(crate) mod metrics;
 mod observe;
 mod serve;
