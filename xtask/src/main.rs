@@ -1,2 +1,62 @@
-//! Placeholder.
-fn main() {}
+//! Every chore of the repository: `cargo xtask --help` lists them.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod demo;
+mod faults;
+mod place;
+mod setup;
+mod shell;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Every chore of the repository
+///
+/// Downloads go to the folder in SELVEDGE_CACHE, by default the user's cache directory, never into the tree.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Debug, Subcommand)]
+enum Chore {
+    /// Install or check what the other chores need: system packages and the model
+    Setup,
+    /// Set up, build, and run the storefront: exits 1 unless every order was charged exactly once
+    Demo(demo::Demo),
+    /// Set up and run every test; the last line is `N passed, N failed, N skipped`
+    Test(test::Test),
+    /// Inject faults and count; exits 1 when anything was lost, doubled or wrong, or nothing was injected
+    Faults(faults::Faults),
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().chore) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<test::Failed>() => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            // 2 says that this machine lacks something, 1 that a chore was done and did not come out well.
+            if error.is::<setup::system::Missing>() { ExitCode::from(2) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+fn run(chore: Chore) -> Result<()> {
+    match chore {
+        Chore::Setup => {
+            let model = setup::all(true)?;
+            println!("ready; the model is {}", model.display());
+            Ok(())
+        }
+        Chore::Demo(demo) => demo::run(&demo),
+        Chore::Test(test) => test::run(&test),
+        Chore::Faults(faults) => faults::run(&faults).map(|_| ()),
+    }
+}
