@@ -1,6 +1,7 @@
 //! Every chore of the repository: `cargo xtask --help` lists them.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod bench;
 mod demo;
 mod faults;
 mod place;
@@ -32,6 +33,8 @@ enum Chore {
     Demo(demo::Demo),
     /// Set up and run every test; the last line is `N passed, N failed, N skipped`
     Test(test::Test),
+    /// Measure beside peers; exits 0 once measured, with a target that is not held shown in red
+    Bench(bench::Bench),
     /// Inject faults and count; exits 1 when anything was lost, doubled or wrong, or nothing was injected
     Faults(faults::Faults),
 }
@@ -57,6 +60,7 @@ fn run(chore: Chore) -> Result<()> {
         }
         Chore::Demo(demo) => demo::run(&demo),
         Chore::Test(test) => test::run(&test),
+        Chore::Bench(bench) => bench::run(&bench),
         Chore::Faults(faults) => faults::run(&faults).map(|_| ()),
     }
 }

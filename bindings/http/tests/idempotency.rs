@@ -72,7 +72,11 @@ impl Shop {
 
 async fn create(State(shop): State<Shop>, body: String) -> impl IntoResponse {
     let number = shop.charge();
-    (StatusCode::CREATED, [("location", format!("/orders/{number}")), ("x-secret", "not kept".into())], format!("order {number}: {body}"))
+    (
+        StatusCode::CREATED,
+        [("location", format!("/orders/{number}")), ("x-secret", "not kept".into())],
+        format!("order {number}: {body}"),
+    )
 }
 
 async fn slow(State(shop): State<Shop>) -> String {
@@ -166,7 +170,8 @@ async fn a_retry_is_given_the_first_answer() {
     let location = first.headers()["location"].clone();
     let first = text(first).await;
     // The same key without quotes, and the same JSON written in another way.
-    let retry = client().post(server.url("/orders")).header("idempotency-key", "k").body("{ \"cents\":500, \"item\":\"tea\" }");
+    let retry =
+        client().post(server.url("/orders")).header("idempotency-key", "k").body("{ \"cents\":500, \"item\":\"tea\" }");
     let second = retry.send().await.unwrap();
     assert_eq!(second.headers()["idempotency-replayed"], "true");
     assert_eq!(second.headers()["location"], location);
@@ -182,7 +187,8 @@ async fn one_key_for_two_requests_is_refused() {
     let other_body = send(&server, "/orders", "k", "coffee").send().await.unwrap();
     let other_path = send(&server, "/other", "k", "tea").send().await.unwrap();
     let other_query = send(&server, "/orders?gift=yes", "k", "tea").send().await.unwrap();
-    let other_method = client().put(server.url("/orders")).header("idempotency-key", "k").body("tea").send().await.unwrap();
+    let other_method =
+        client().put(server.url("/orders")).header("idempotency-key", "k").body("tea").send().await.unwrap();
     for response in [other_body, other_path, other_query, other_method] {
         let (status, problem) = json(response).await;
         assert_eq!((status, &problem["kind"]), (422, &"conflict".into()), "{problem}");
@@ -349,7 +355,10 @@ async fn effect_and_settlement_can_be_one_commit() {
             Err(error) => selvedge_http::Problem::from(error).into_response(),
         }
     };
-    let app = Router::new().route("/orders", post(handler)).layer(IdempotencyLayer::new(store.clone())).with_state(store.clone());
+    let app = Router::new()
+        .route("/orders", post(handler))
+        .layer(IdempotencyLayer::new(store.clone()))
+        .with_state(store.clone());
     let server = Server::start(app).await;
     let first = send(&server, "/orders", "k", "tea").send().await.unwrap();
     assert_eq!(first.headers().get("idempotency-replayed"), None);

@@ -100,7 +100,8 @@ async fn what_is_submitted_on_one_side_is_queued_on_the_other() {
     let phone = Engine::builder().store(phone_folder.open()).build();
     let cx = Context::new().with_trace(TraceContext::start());
     for order in 0..3 {
-        let intent = Intent::new("orders.create", format!(r#"{{"order":{order}}}"#)).business_key(format!("cart \"{order}\""));
+        let intent =
+            Intent::new("orders.create", format!(r#"{{"order":{order}}}"#)).business_key(format!("cart \"{order}\""));
         phone.submit(&cx, intent).await.unwrap();
     }
     let transport = ReqwestTransport::new(&case.server.url("")).unwrap();
@@ -153,7 +154,9 @@ async fn bad_bodies_are_refused_with_the_place_named() {
 async fn only_known_keys_get_in_and_none_above_its_class() {
     let keys = vec![
         ApiKey::secret("fast"),
-        ApiKey::sha256("2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae").unwrap().max_class(Class::P2),
+        ApiKey::sha256("2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae")
+            .unwrap()
+            .max_class(Class::P2),
     ];
     let case = start(ServerOptions { keys, ..ServerOptions::default() }).await;
     let models = |key: Option<&str>, class: Option<&str>| {
@@ -180,7 +183,10 @@ async fn only_known_keys_get_in_and_none_above_its_class() {
         let (got, body) = json(models(key, class).await.unwrap()).await;
         assert_eq!(got, status, "{key:?} {class:?}: {body}");
         if status != 200 {
-            assert!(body["error"]["message"].is_string() && body["error"]["type"].is_string(), "OpenAI's shape: {body}");
+            assert!(
+                body["error"]["message"].is_string() && body["error"]["type"].is_string(),
+                "OpenAI's shape: {body}"
+            );
         }
     }
     let denied = models(None, None).await.unwrap();
@@ -200,7 +206,8 @@ async fn what_a_server_does_not_have_it_says() {
     assert_eq!((status, &problem["kind"]), (404, &"not_found".into()));
     let (status, problem) = json(client().get(case.server.url("/v1/intents")).send().await.unwrap()).await;
     assert_eq!((status, &problem["kind"]), (405, &"unsupported".into()));
-    let chat = client().post(case.server.url("/v1/chat/completions")).body(r#"{"messages":[{"role":"user","content":"hi"}]}"#);
+    let chat =
+        client().post(case.server.url("/v1/chat/completions")).body(r#"{"messages":[{"role":"user","content":"hi"}]}"#);
     let (status, error) = json(chat.send().await.unwrap()).await;
     assert_eq!((status, &error["error"]["type"]), (501, &"server_error".into()), "{error}");
     let bare = Server::start(router(Engine::builder().build(), ServerOptions::default())).await;

@@ -25,7 +25,10 @@ fn request(path: &str) -> HttpRequest {
 
 async fn server() -> Server {
     let app = Router::new()
-        .route("/echo", post(async |headers: HeaderMap, body: String| format!("{:?} {body}", headers.get("authorization"))))
+        .route(
+            "/echo",
+            post(async |headers: HeaderMap, body: String| format!("{:?} {body}", headers.get("authorization"))),
+        )
         .route("/moved", post(async || Redirect::temporary("/echo")))
         .route("/hangs", post(async || std::future::pending::<()>().await))
         .route("/large", post(async || vec![b'x'; ReqwestTransport::MAX_BODY + 1]));

@@ -140,7 +140,7 @@ impl JobHandler for Charger {
             tokio::time::sleep(Duration::from_millis(fastrand::u64(1..30))).await;
             let trace_id = cx.trace().map(|trace| trace.trace_id()).unwrap_or_default();
             let lease = job.lease;
-            let charge = move |tx: &selvedge::sqlite::Transaction<'_>| {
+            let charge = move |tx: &selvedge::sqlite::rusqlite::Transaction<'_>| {
                 Ok(tx.execute(
                     "INSERT INTO charge (key, cents, trace_id) VALUES (?1, ?2, ?3)",
                     (&received.key, order.cents as i64, &trace_id),

@@ -89,7 +89,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     heading("The shopper orders, on a train");
     let server = Server::start(&folder.path().join("server.db"), ([127, 0, 0, 1], 0).into()).await?;
     let link =
-        BadLink::new(ReqwestTransport::new(format!("http://{}", server.address))?, options.drop_rate, options.seed);
+        BadLink::new(ReqwestTransport::new(&format!("http://{}", server.address))?, options.drop_rate, options.seed);
     let counts = link.counts();
     let orders = submit(&phone, &options).await?;
     send(&phone, &link, orders.len()).await?;

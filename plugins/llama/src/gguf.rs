@@ -90,10 +90,12 @@ pub(crate) fn check(path: &Path) -> Result<Summary> {
             .with("file", path.display())
             .with("reason", what)
             .advise("fetch the file again, and compare its digest"),
-        Fault::Unsupported(what) => Error::new(ErrorKind::Unsupported, "llama.open", "this kind of model is not supported")
-            .with("file", path.display())
-            .with("reason", what)
-            .advise("use a decoder model in GGUF version 2 or 3"),
+        Fault::Unsupported(what) => {
+            Error::new(ErrorKind::Unsupported, "llama.open", "this kind of model is not supported")
+                .with("file", path.display())
+                .with("reason", what)
+                .advise("use a decoder model in GGUF version 2 or 3")
+        }
     })
 }
 

@@ -39,10 +39,7 @@ pub(crate) fn candidates(logits: &[f32], top: usize) -> Result<Vec<Candidate>> {
         all.truncate(top);
     }
     all.sort_unstable_by(order);
-    Ok(all
-        .into_iter()
-        .map(|(symbol, logit)| Candidate { symbol, probability: (weight(logit) / sum) as f32 })
-        .collect())
+    Ok(all.into_iter().map(|(symbol, logit)| Candidate { symbol, probability: (weight(logit) / sum) as f32 }).collect())
 }
 
 /// Below this temperature the likeliest symbol is as good as certain, and dividing by it would overflow.

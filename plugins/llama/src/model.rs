@@ -168,10 +168,8 @@ impl Inference for Llama {
     async fn embed(&self, cx: &Context, texts: Vec<String>) -> Result<Vec<Vec<f32>>> {
         let operation = "llama.embed";
         cx.check(operation)?;
-        let prompts = texts
-            .into_iter()
-            .map(|text| self.prompt(operation, &Prompt::Text(text)))
-            .collect::<Result<Vec<_>>>()?;
+        let prompts =
+            texts.into_iter().map(|text| self.prompt(operation, &Prompt::Text(text))).collect::<Result<Vec<_>>>()?;
         let mut answers = Vec::with_capacity(prompts.len());
         for prompt in prompts {
             let (reply, answer) = oneshot::channel();

@@ -72,7 +72,8 @@ fn render(model: &LlamaModel, operation: &'static str, messages: &[Message]) -> 
 
 /// The error of a prompt without symbols.
 pub(crate) fn empty(operation: &'static str) -> Error {
-    Error::new(ErrorKind::InvalidInput, operation, "the prompt is empty").advise("give the model something to go on from")
+    Error::new(ErrorKind::InvalidInput, operation, "the prompt is empty")
+        .advise("give the model something to go on from")
 }
 
 /// An error if a prompt leaves no place in the context.

@@ -89,7 +89,11 @@ impl Sequence {
     /// What a Scheduler sees of it.
     pub(crate) fn view(&self) -> SequenceView {
         // The place in the machine was given by class at admission; the contract carries no class to the backend.
-        SequenceView { id: self.id, class: Class::default(), prompt_left: self.job.prompt.len().saturating_sub(self.fed) }
+        SequenceView {
+            id: self.id,
+            class: Class::default(),
+            prompt_left: self.job.prompt.len().saturating_sub(self.fed),
+        }
     }
 
     /// Adds its next symbols, at most so many, to the batch. Returns the row whose output chooses a symbol, if there is one.

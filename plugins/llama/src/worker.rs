@@ -326,11 +326,7 @@ fn context_params(settings: &Settings, context_length: usize, batch: usize) -> R
         .with_no_perf(true))
 }
 
-fn context<'m>(
-    backend: &LlamaBackend,
-    model: &'m LlamaModel,
-    params: LlamaContextParams,
-) -> Result<LlamaContext<'m>> {
+fn context<'m>(backend: &LlamaBackend, model: &'m LlamaModel, params: LlamaContextParams) -> Result<LlamaContext<'m>> {
     model.new_context(backend, params).map_err(|error| {
         Error::new(ErrorKind::Unavailable, "llama.open", "llama.cpp cannot make a context for this model")
             .caused_by(error)

@@ -1,0 +1,51 @@
+//! The commands.
+
+pub(crate) mod doctor;
+pub(crate) mod generate;
+pub(crate) mod jobs;
+pub(crate) mod serve;
+pub(crate) mod shell;
+
+use std::{future::Future, path::Path};
+
+use selvedge::{Error, ErrorKind, Result, llama::Llama, sqlite::SqliteStore};
+
+use crate::config::Model;
+
+/// Runs a command's async part.
+fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| {
+        Error::new(ErrorKind::Unavailable, "cli.start", "the runtime does not start").caused_by(error)
+    })?;
+    runtime.block_on(work)
+}
+
+fn open_model(model: &Model, scheduler: Option<selvedge::AnyScheduler>) -> Result<Llama> {
+    let mut builder = Llama::builder(&model.path);
+    if let Some(name) = &model.name {
+        builder = builder.name(name);
+    }
+    if let Some(digest) = &model.sha256 {
+        builder = builder.sha256(digest);
+    }
+    if let Some(threads) = model.threads {
+        builder = builder.threads(threads.get());
+    }
+    if let Some(length) = model.context_length {
+        builder = builder.context_length(length.get());
+    }
+    if let Some(scheduler) = scheduler {
+        builder = builder.scheduler(scheduler);
+    }
+    builder.open()
+}
+
+/// Opens a Store that must be there: looking at one must not make one.
+fn open_existing(path: &Path) -> Result<SqliteStore> {
+    if !path.exists() {
+        return Err(Error::new(ErrorKind::NotFound, "cli.open", "there is no Store")
+            .with("path", path.display())
+            .advise("name it with --db FILE, or set store.path in the configuration"));
+    }
+    SqliteStore::open(path)
+}

@@ -1,0 +1,161 @@
+//! `selvedge serve`.
+
+use std::path::PathBuf;
+
+use selvedge::{
+    AnyScheduler, Context, Engine, Error, ErrorKind, Result,
+    layers::{Metrics, Spans},
+    priority::Priority,
+    sqlite::SqliteStore,
+    store::{Maintain, Retention},
+};
+use selvedge_http::{ApiKey, ServerOptions, router, serve};
+use tokio::net::TcpListener;
+
+use super::{block_on, open_model};
+use crate::{
+    arguments,
+    config::{Config, Key, Model, days},
+    output,
+};
+
+pub(crate) fn run(mut config: Config, path: Option<PathBuf>, flags: arguments::Serve) -> Result<()> {
+    if let Some(address) = flags.address {
+        config.server.address = address;
+    }
+    if let Some(db) = flags.db {
+        config.store.path = db;
+    }
+    if !flags.model.is_empty() {
+        config.models = flags.model.into_iter().map(Model::at).collect();
+    }
+    let metrics = Metrics::new();
+    let options = options(&config, metrics.clone())?;
+    if options.keys.is_empty() && !config.server.address.ip().is_loopback() {
+        return Err(Error::new(
+            ErrorKind::InvalidInput,
+            "cli.serve",
+            "other machines can reach this address, and there are no API keys",
+        )
+        .with("server.address", config.server.address)
+        .advise("add keys to [server] in the configuration, or listen on 127.0.0.1"));
+    }
+    if let Some(path) = path {
+        tracing::info!(file = %path.display(), "configured");
+    }
+    let engine = engine(&config, metrics)?;
+    block_on(listen(&config, engine, options))
+}
+
+fn engine(config: &Config, metrics: Metrics) -> Result<Engine> {
+    let scheduler = Priority::new(config.scheduler.concurrency.get(), config.scheduler.queue);
+    let mut builder = selvedge::builder().store(SqliteStore::open(&config.store.path)?).scheduler(scheduler.clone());
+    for model in &config.models {
+        builder = builder.model(open_model(model, Some(AnyScheduler::new(scheduler.clone())))?);
+    }
+    Ok(builder.layer(Spans).layer(metrics).build())
+}
+
+fn options(config: &Config, metrics: Metrics) -> Result<ServerOptions> {
+    Ok(ServerOptions {
+        keys: config.server.keys.iter().map(api_key).collect::<Result<_>>()?,
+        body_limit: config.server.body_limit_bytes.get(),
+        timeout: config.server.timeout_seconds.get(),
+        max_tokens: config.server.max_tokens.get(),
+        intents: config.intents.queues.clone(),
+        intent_attempts: config.intents.attempts.get(),
+        hold: config.intents.hold_seconds.get(),
+        wait: config.intents.wait_seconds.get(),
+        retention: days(config.intents.keep_days),
+        metrics: Some(metrics),
+    })
+}
+
+fn api_key(key: &Key) -> Result<ApiKey> {
+    let read = match (&key.key, &key.sha256) {
+        (Some(secret), None) if !secret.is_empty() => ApiKey::secret(secret),
+        (None, Some(digest)) => ApiKey::sha256(digest)?,
+        _ => {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                "cli.serve",
+                "an API key is given by `key` or by `sha256`",
+            )
+            .with("key", "server.keys")
+            .advise("give each entry exactly one of them"));
+        }
+    };
+    let read = read.max_class(key.max_class);
+    Ok(match &key.tenant {
+        Some(tenant) => read.tenant(tenant.as_str()),
+        None => read,
+    })
+}
+
+async fn listen(config: &Config, engine: Engine, options: ServerOptions) -> Result<()> {
+    let listener = TcpListener::bind(config.server.address).await.map_err(|error| {
+        Error::new(ErrorKind::Unavailable, "cli.serve", "the address cannot be listened on")
+            .with("server.address", config.server.address)
+            .caused_by(error)
+            .advise("stop whoever listens there, or choose another with --address")
+    })?;
+    let address = listener.local_addr().unwrap_or(config.server.address);
+    let housekeeping = tokio::spawn(maintain(config.clone(), engine.clone()));
+    let models: Vec<_> = engine.models().map(|(name, _)| name.to_owned()).collect();
+    tracing::info!(%address, models = models.join(", "), store = %config.store.path.display(), "serving");
+    output::print(&format!("listening on http://{address}\n"))?;
+    let drained = serve(listener, router(engine, options), stopped(), config.server.drain_seconds.get()).await?;
+    housekeeping.abort();
+    if drained.unfinished > 0 {
+        output::warn(&format!("{} requests did not end in time and were cut off", drained.unfinished));
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// One tick of housekeeping after another, for as long as the server runs.
+async fn maintain(config: Config, engine: Engine) {
+    let store = &config.store;
+    let retention = Retention {
+        dead: days(store.keep_dead_days),
+        messages: days(store.keep_messages_days),
+        intents: days(store.keep_intents_days),
+    };
+    // A tick a millisecond at the most, whatever the configuration says.
+    let mut ticks = tokio::time::interval(store.maintain_seconds.get().max(std::time::Duration::from_millis(1)));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = engine.maintain(&Context::new(), Maintain { retention, ..Maintain::default() }).await {
+            tracing::warn!(%error, "a tick of housekeeping failed; there will be another");
+        }
+    }
+}
+
+/// Completes on Ctrl-C or SIGTERM. A second Ctrl-C does not wait for the rest.
+async fn stopped() {
+    let interrupted = async {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    #[cfg(unix)]
+    let terminated = async {
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(mut signal) => signal.recv().await,
+            Err(_) => std::future::pending().await,
+        };
+    };
+    #[cfg(not(unix))]
+    let terminated = std::future::pending::<()>();
+    tokio::select! {
+        () = interrupted => (),
+        () = terminated => (),
+    }
+    tracing::info!("draining");
+    tokio::spawn(async {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            std::process::exit(130);
+        }
+    });
+}

@@ -1,0 +1,83 @@
+//! What the command prints: results on stdout, everything else on stderr, colour only on a terminal.
+
+use std::io::{self, IsTerminal, Write};
+
+use owo_colors::{OwoColorize, Stream};
+use selvedge::{Error, ErrorKind, Result};
+use serde::Serialize;
+
+/// Writes to stdout.
+///
+/// # Errors
+/// `Cancelled` when nobody reads any more, as after `| head`.
+pub(crate) fn print(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(|error| Error::new(ErrorKind::Cancelled, "output", "stdout cannot be written").caused_by(error))
+}
+
+/// Writes one line of JSON.
+///
+/// # Errors
+/// Those of [`print`].
+pub(crate) fn json(value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string(value).map_err(|error| {
+        Error::new(ErrorKind::Internal, "output", "the result cannot be written as JSON").caused_by(error)
+    })?;
+    print(&format!("{text}\n"))
+}
+
+/// Writes rows in aligned columns, the first row as the head.
+///
+/// # Errors
+/// Those of [`print`].
+pub(crate) fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> Result<()> {
+    let mut widths = head.map(|cell| cell.chars().count());
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let line = |cells: &[String; N]| {
+        let cells = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    let head = line(&head.map(str::to_uppercase));
+    let mut text = format!("{}\n", head.if_supports_color(Stream::Stdout, |text| text.dimmed()));
+    for row in rows {
+        text.push_str(&line(row));
+        text.push('\n');
+    }
+    print(&text)
+}
+
+/// Tells something beside the result.
+pub(crate) fn note(text: &str) {
+    // Nobody may be reading stderr; that is no reason to fail.
+    let _ = writeln!(io::stderr(), "{}", text.if_supports_color(Stream::Stderr, |text| text.dimmed()));
+}
+
+/// Warns.
+pub(crate) fn warn(text: &str) {
+    let _ = writeln!(io::stderr(), "{} {text}", "warning:".if_supports_color(Stream::Stderr, |text| text.yellow()));
+}
+
+/// Tells what failed, on what, and what to do.
+pub(crate) fn fail(error: &Error) {
+    let mut err = io::stderr().lock();
+    let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
+    let message = format!("error: {}{cause}", error.message());
+    let _ = writeln!(err, "{}", message.if_supports_color(Stream::Stderr, |text| text.red()));
+    if !error.context().is_empty() {
+        let on: Vec<_> = error.context().iter().map(|(name, value)| format!("{name}: {value}")).collect();
+        let _ = writeln!(err, "on: {}", on.join(", "));
+    }
+    if let Some(advice) = error.advice() {
+        let _ = writeln!(err, "try: {advice}");
+    }
+}
+
+pub(crate) fn stdout_is_terminal() -> bool {
+    io::stdout().is_terminal()
+}

