@@ -82,7 +82,7 @@ pub(crate) fn run(faults: &Faults) -> Result<Counts> {
         let names: Vec<&str> = KNOWN.iter().map(|(name, _)| *name).collect();
         bail!("no faults are named {:?}; there are: {}", faults.name, names.join(", "));
     };
-    let model = setup::all(false)?;
+    setup::all(false)?;
     let program = workspace::program(program)?;
     let scratch = tempfile::tempdir().context("no room for the counts")?;
     let json = faults.json.clone().unwrap_or_else(|| scratch.path().join("counts.json"));
@@ -95,7 +95,7 @@ pub(crate) fn run(faults: &Faults) -> Result<Counts> {
             command.args([flag, &value.to_string()]);
         }
     }
-    command.arg("--json").arg(&json).arg("--model").arg(model);
+    command.arg("--json").arg(&json);
     let (status, _) = shell::streamed(&format!("faults {}", faults.name), &mut command, |_, _| {})?;
     let counts = Counts::read(&json);
     if !status.success() {

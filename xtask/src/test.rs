@@ -129,7 +129,7 @@ impl std::error::Error for Failed {}
 fn rust(phases: &mut Phases) -> Result<Count> {
     let built = phases.timed("build the Rust tests", || {
         let mut command = workspace::cargo("test");
-        command.args(["--no-run", "--keep-going"]);
+        command.arg("--no-run");
         shell::streamed("build the tests", &mut command, |_, _| {}).map(|(status, _)| status)
     })?;
     if !built.success() {

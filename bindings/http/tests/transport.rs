@@ -65,7 +65,8 @@ async fn its_errors_say_what_a_caller_needs_to_know() {
     let cx = Context::new();
     let cancel = cx.cancel().clone();
     let started = Instant::now();
-    let (cancelled, ()) = tokio::join!(to(&server).send(&cx, request("/hangs")).into_future(), async {
+    let transport = to(&server);
+    let (cancelled, ()) = tokio::join!(transport.send(&cx, request("/hangs")), async {
         tokio::time::sleep(Duration::from_millis(50)).await;
         cancel.cancel();
     });
