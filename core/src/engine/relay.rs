@@ -4,7 +4,7 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 
 use super::Engine;
 use crate::{
-    BoxFuture, Commit, Context, Error, Result, Store,
+    BoxFuture, CancelToken, Commit, Context, Error, Result, Store,
     store::{LeasedEvent, RelayRequest, Retry, Watch},
 };
 
@@ -66,22 +66,8 @@ impl Engine {
     /// Those of [`Store::relay`] and [`Store::commit`].
     pub async fn relay_once(&self, cx: &Context, sink: &dyn EventSink, eager: bool) -> Result<RelayReport> {
         let mut report = RelayReport::default();
-        let mut eager = eager;
-        loop {
-            let request = RelayRequest { topics: sink.topics(), eager, ..RelayRequest::new(WINDOW) };
-            let events = self.store()?.relay(cx, request).await?;
-            if events.is_empty() {
-                return Ok(report);
-            }
-            let mut running: FuturesUnordered<_> = events.into_iter().map(|event| self.send(cx, sink, event)).collect();
-            while let Some(sent) = running.next().await {
-                let sent = sent?;
-                // An eager pass that failed has had its chance; going round again would only hammer a dead network.
-                eager &= sent.failed == 0;
-                report.add(sent);
-            }
-            cx.check("engine.relay")?;
-        }
+        self.relay_into(cx, sink, eager, &mut report).await?;
+        Ok(report)
     }
 
     /// Sends events to `sink` as they come, until `cx` is cancelled.
@@ -92,8 +78,8 @@ impl Engine {
         let mut report = RelayReport::default();
         let mut hints = self.store()?.watch(cx, Watch::Outbox).await?;
         while !cx.cancel().is_cancelled() {
-            match self.relay_once(cx, sink, false).await {
-                Ok(sent) => report.add(sent),
+            match self.relay_into(cx, sink, false, &mut report).await {
+                Ok(()) => (),
                 Err(_) if cx.cancel().is_cancelled() => break,
                 Err(error) if error.retryable() => tracing::warn!(%error, "the outbox relay goes on after an error"),
                 Err(error) => return Err(error),
@@ -104,6 +90,31 @@ impl Engine {
             }
         }
         Ok(report)
+    }
+
+    /// Counts what was sent also when it ends with an error.
+    async fn relay_into(
+        &self,
+        cx: &Context,
+        sink: &dyn EventSink,
+        mut eager: bool,
+        report: &mut RelayReport,
+    ) -> Result<()> {
+        loop {
+            let request = RelayRequest { topics: sink.topics(), eager, ..RelayRequest::new(WINDOW) };
+            let events = self.store()?.relay(cx, request).await?;
+            if events.is_empty() {
+                return Ok(());
+            }
+            let mut running: FuturesUnordered<_> = events.into_iter().map(|event| self.send(cx, sink, event)).collect();
+            while let Some(sent) = running.next().await {
+                let sent = sent?;
+                // An eager pass that failed has had its chance; going round again would only hammer a dead network.
+                eager &= sent.failed == 0;
+                report.add(sent);
+            }
+            cx.check("engine.relay")?;
+        }
     }
 
     async fn send(&self, cx: &Context, sink: &dyn EventSink, event: LeasedEvent) -> Result<RelayReport> {
@@ -131,6 +142,8 @@ impl Engine {
                 Commit::new().fail(event.lease, error.to_string(), retry)
             }
         };
+        // Whoever cancelled the relay did not undo what has arrived: how it ended is kept all the same.
+        let cx = cx.with_cancel(CancelToken::new());
         match self.store()?.commit(&cx, commit).await {
             Ok(_) => Ok(report),
             // The lease ran out while the sink was slow: another relay delivers the event again, under the same id.
