@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use self::measure::Row;
-use crate::{place, shell, workspace};
+use crate::{place, shell};
 
 /// Which benchmark, and how long.
 #[derive(Args, Clone, Debug)]
@@ -86,8 +86,9 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
 
 /// Builds a benchmark program with the flags of every other build and gives its path.
 fn program(name: &str) -> Result<PathBuf> {
-    let mut command = workspace::cargo("bench");
-    command.args(["--no-run", "--message-format", "json-render-diagnostics", "--bench", name]);
+    // `cargo bench` knows no `--release`: its profile is the release one.
+    let mut command = place::cargo();
+    command.args(["bench", "--workspace", "--all-features", "--no-run", "--message-format", "json-render-diagnostics", "--bench", name]);
     let artifacts = shell::quiet(&format!("build the benchmark {name}"), &mut command)?;
     artifacts
         .lines()
