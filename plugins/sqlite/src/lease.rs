@@ -27,15 +27,27 @@ pub(crate) fn lease(tx: &mut Tx<'_>, request: &LeaseRequest) -> Result<Vec<Lease
     // Queues are taken from all alike: by the same order that holds within each.
     places.sort_unstable();
     places.truncate(request.limit);
-    let until = tx.now + request.hold.min(LeaseRequest::MAX_HOLD);
-    let sql = "UPDATE job SET state = 1, attempt = attempt + 1, token = random(), leased_at = ?2, leased_until = ?3,
-                 owner = ?4
-               WHERE id = ?1
-               RETURNING id, queue, payload, priority, tenant, attempt, max_attempts, checkpoint, trace, enqueued_at, token";
-    let mut leased = Vec::with_capacity(places.len());
-    for (_, _, id) in places {
-        leased.extend(tx.one(sql, params![id, tx.now.0, until.0, request.owner], |row| leased_job(row, until))?);
+    if places.is_empty() {
+        return Ok(Vec::new());
     }
+    let until = tx.now + request.hold.min(LeaseRequest::MAX_HOLD);
+    let (which, ids) = match places.as_slice() {
+        [(_, _, id)] => ("= ?1", id.to_string()),
+        // One statement for all of them: most of an update's cost is the statement, not the row.
+        _ => {
+            let ids = places.iter().map(|(_, _, id)| id.to_string()).collect::<Vec<_>>();
+            ("IN (SELECT value FROM json_each(?1))", format!("[{}]", ids.join(",")))
+        }
+    };
+    let sql = format!(
+        "UPDATE job SET state = 1, attempt = attempt + 1, token = random(), leased_at = ?2, leased_until = ?3, owner = ?4
+         WHERE id {which}
+         RETURNING id, queue, payload, priority, tenant, attempt, max_attempts, checkpoint, trace, enqueued_at, token"
+    );
+    let mut leased = tx.all(&sql, params![ids, tx.now.0, until.0, request.owner], |row| leased_job(row, until))?;
+    // SQLite does not promise an order for what RETURNING gives.
+    let order: HashMap<i64, usize> = places.iter().enumerate().map(|(rank, (_, _, id))| (*id, rank)).collect();
+    leased.sort_unstable_by_key(|job| order.get(&job.id.0).copied());
     Ok(leased)
 }
 
