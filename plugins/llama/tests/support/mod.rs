@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 /// The model that `cargo xtask setup` fetches, or the one that `SELVEDGE_MODEL` names.
-pub fn model() -> PathBuf {
+pub(crate) fn model() -> PathBuf {
     let path = match std::env::var_os("SELVEDGE_MODEL") {
         Some(path) => PathBuf::from(path),
         None => cache().join("models/SmolLM2-135M-Instruct.Q4_1.gguf"),
