@@ -6,9 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{CancelToken, Clock, Error, Result, TraceContext, clock::within};
+use crate::{CancelToken, Clock, Error, Result, TraceContext, clock::within, scheduler::Class};
 
-/// Deadline, cancellation, trace and tenant of one call: the first argument of every plugin method.
+/// Deadline, cancellation, trace, tenant and class of one call: the first argument of every plugin method.
 ///
 /// ```
 /// use std::time::Duration;
@@ -25,10 +25,11 @@ pub struct Context {
     cancel: CancelToken,
     trace: Option<TraceContext>,
     tenant: Option<Arc<str>>,
+    class: Class,
 }
 
 impl Context {
-    /// No deadline, not cancelled, no trace, no tenant.
+    /// No deadline, not cancelled, no trace, no tenant, and a person waits for it ([`Class::P0`]).
     pub fn new() -> Self {
         Self::default()
     }
@@ -70,6 +71,13 @@ impl Context {
         self
     }
 
+    /// Is as urgent as `class`.
+    #[must_use]
+    pub fn with_class(mut self, class: Class) -> Self {
+        self.class = class;
+        self
+    }
+
     /// When it must be done.
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline
@@ -93,6 +101,11 @@ impl Context {
     /// The tenant it is done for.
     pub fn tenant(&self) -> Option<&str> {
         self.tenant.as_deref()
+    }
+
+    /// How urgent it is.
+    pub fn class(&self) -> Class {
+        self.class
     }
 
     /// Waits for `work` until it is done, the context is cancelled, or its deadline passes on `clock`.

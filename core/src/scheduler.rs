@@ -67,7 +67,7 @@ plugin_trait! {
         }
 
         async {
-            /// Waits for a place.
+            /// Waits for a place, with the urgency of [`Context::class`].
             ///
             /// # Errors
             /// `Busy` with `retry_after` when too many wait already; `DeadlineExceeded`, `Cancelled`.
@@ -79,11 +79,9 @@ plugin_trait! {
     }
 }
 
-/// Asks for a place.
+/// What a place is asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Admit {
-    /// How urgent.
-    pub class: Class,
     /// Tokens it will take at the most, prompt and answer.
     pub tokens: usize,
 }

@@ -100,8 +100,12 @@ pub(crate) async fn check(State(keys): State<Arc<[ApiKey]>>, mut request: Reques
         Ok(principal) => principal,
         Err(problem) => return problem.into_response(),
     };
-    if let (Some(tenant), Some(cx)) = (&principal.tenant, request.extensions_mut().get_mut::<Context>()) {
-        *cx = cx.clone().with_tenant(tenant.clone());
+    if let Some(cx) = request.extensions_mut().get_mut::<Context>() {
+        let classed = cx.clone().with_class(principal.class);
+        *cx = match &principal.tenant {
+            Some(tenant) => classed.with_tenant(tenant.clone()),
+            None => classed,
+        };
     }
     request.extensions_mut().insert(principal);
     next.run(request).await

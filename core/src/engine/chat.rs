@@ -6,7 +6,7 @@ use super::Engine;
 use crate::{
     Context, Inference, Result, Scheduler,
     inference::{Chunk, Generate, Generation},
-    scheduler::{Admit, Class, Permit},
+    scheduler::{Admit, Permit},
 };
 
 impl Engine {
@@ -18,10 +18,10 @@ impl Engine {
     ///
     /// # Cancellation safety
     /// Dropping the future or the stream stops the work at the next symbol and gives the place back.
-    pub async fn chat(&self, cx: &Context, model: Option<&str>, class: Class, request: Generate) -> Result<Generation> {
+    pub async fn chat(&self, cx: &Context, model: Option<&str>, request: Generate) -> Result<Generation> {
         let model = self.model(model)?;
         let prompt = model.encode(cx, request.prompt.clone()).await?;
-        let admit = Admit { class, tokens: prompt.len().saturating_add(request.max_tokens) };
+        let admit = Admit { tokens: prompt.len().saturating_add(request.max_tokens) };
         let permit = self.scheduler()?.admit(cx, admit).await?;
         // The prompt was encoded to count its tokens: it need not be encoded again.
         let request = Generate { prompt: crate::inference::Prompt::Symbols(prompt), ..request };
@@ -33,16 +33,10 @@ impl Engine {
     ///
     /// # Errors
     /// Those of [`Scheduler::admit`] and [`Inference::embed`].
-    pub async fn embed(
-        &self,
-        cx: &Context,
-        model: Option<&str>,
-        class: Class,
-        texts: Vec<String>,
-    ) -> Result<Vec<Vec<f32>>> {
+    pub async fn embed(&self, cx: &Context, model: Option<&str>, texts: Vec<String>) -> Result<Vec<Vec<f32>>> {
         let model = self.model(model)?;
         let tokens = texts.iter().map(String::len).sum();
-        let _permit = self.scheduler()?.admit(cx, Admit { class, tokens }).await?;
+        let _permit = self.scheduler()?.admit(cx, Admit { tokens }).await?;
         model.embed(cx, texts).await
     }
 }

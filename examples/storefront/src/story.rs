@@ -17,7 +17,6 @@ use selvedge::{
     intent::IntentState,
     llama::Llama,
     priority::Priority,
-    scheduler::Class,
     sqlite::SqliteStore,
     store::IntentFilter,
 };
@@ -146,7 +145,7 @@ async fn ask(phone: &Engine, question: &str) -> anyhow::Result<Usage> {
     let request =
         Generate::chat([Message::system("You are the assistant of a small tea shop."), Message::user(question)])
             .max_tokens(80);
-    let mut answer = phone.chat(&Context::new(), None, Class::P0, request).await?;
+    let mut answer = phone.chat(&Context::new(), None, request).await?;
     let mut used = Usage::default();
     while let Some(chunk) = answer.next().await {
         match chunk? {

@@ -9,7 +9,7 @@ use llama_cpp_2::{
 use selvedge_core::{
     Context, Error, ErrorKind, Result,
     inference::{Candidate, Chunk, Sampling, StopReason, Usage},
-    scheduler::{Class, SequenceView},
+    scheduler::SequenceView,
 };
 
 use crate::{logits, text::TextStream};
@@ -88,10 +88,9 @@ impl Sequence {
 
     /// What a Scheduler sees of it.
     pub(crate) fn view(&self) -> SequenceView {
-        // The place in the machine was given by class at admission; the contract carries no class to the backend.
         SequenceView {
             id: self.id,
-            class: Class::default(),
+            class: self.job.cx.class(),
             prompt_left: self.job.prompt.len().saturating_sub(self.fed),
         }
     }

@@ -180,7 +180,7 @@ impl Scheduler for Priority {
         Plan::in_order(step)
     }
 
-    async fn admit(&self, cx: &Context, request: Admit) -> Result<Permit> {
+    async fn admit(&self, cx: &Context, _: Admit) -> Result<Permit> {
         cx.check("scheduler.admit")?;
         let asked = Instant::now();
         let mut place = {
@@ -197,8 +197,8 @@ impl Scheduler for Priority {
             let (ticket, turn) = (state.next_ticket, Arc::new(Turn::default()));
             state.next_ticket += 1;
             state.load.waiting += 1;
-            state.waiting.entry(request.class).or_default().push_back(Waiter { ticket, turn: turn.clone() });
-            Place { shared: &self.shared, class: request.class, ticket, turn, taken: false }
+            state.waiting.entry(cx.class()).or_default().push_back(Waiter { ticket, turn: turn.clone() });
+            Place { shared: &self.shared, class: cx.class(), ticket, turn, taken: false }
         };
         cx.bound(&*self.clock, "scheduler.admit", place.granted()).await?;
         place.taken = true;

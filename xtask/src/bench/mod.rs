@@ -88,7 +88,16 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
 fn program(name: &str) -> Result<PathBuf> {
     // `cargo bench` knows no `--release`: its profile is the release one.
     let mut command = place::cargo();
-    command.args(["bench", "--workspace", "--all-features", "--no-run", "--message-format", "json-render-diagnostics", "--bench", name]);
+    command.args([
+        "bench",
+        "--workspace",
+        "--all-features",
+        "--no-run",
+        "--message-format",
+        "json-render-diagnostics",
+        "--bench",
+        name,
+    ]);
     let artifacts = shell::quiet(&format!("build the benchmark {name}"), &mut command)?;
     artifacts
         .lines()

@@ -6,7 +6,6 @@ use selvedge::{
     Context, Error, ErrorKind, Inference, Result,
     inference::{Chunk, Generate, Generated, Message, Prompt, Sampling},
     priority::Priority,
-    scheduler::Class,
 };
 use serde_json::json;
 
@@ -36,7 +35,7 @@ pub(crate) fn run(options: arguments::Generate) -> Result<()> {
                 cancel.cancel();
             }
         });
-        let mut running = engine.chat(&cx, None, Class::P0, request).await?;
+        let mut running = engine.chat(&cx, None, request).await?;
         let mut all = Generated::default();
         while let Some(chunk) = running.next().await {
             match chunk? {

@@ -16,7 +16,7 @@ use super::{
     parameters::Parameters,
     run::{Shape, run},
 };
-use crate::{Principal, Problem, body, server::AppState};
+use crate::{Problem, body, server::AppState};
 
 #[derive(Deserialize)]
 struct Chat {
@@ -47,7 +47,6 @@ struct Part {
 pub(super) async fn create(
     State(state): State<AppState>,
     Extension(cx): Extension<Context>,
-    Extension(principal): Extension<Principal>,
     request: Request,
 ) -> Result<Response, Problem> {
     let bytes = body::read(request.into_body(), state.options.body_limit).await?;
@@ -57,7 +56,7 @@ pub(super) async fn create(
     }
     let messages = messages.into_iter().enumerate().map(|(at, message)| message.read(at));
     let prompt = Prompt::Chat(messages.collect::<Result<_, _>>()?);
-    run(Shaped, state, cx, principal, parameters, prompt).await
+    run(Shaped, state, cx, parameters, prompt).await
 }
 
 impl ChatMessage {

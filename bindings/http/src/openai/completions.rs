@@ -13,7 +13,7 @@ use super::{
     parameters::{OneOrMany, Parameters},
     run::{Shape, run},
 };
-use crate::{Principal, Problem, body, server::AppState};
+use crate::{Problem, body, server::AppState};
 
 #[derive(Deserialize)]
 struct Completion {
@@ -25,7 +25,6 @@ struct Completion {
 pub(super) async fn create(
     State(state): State<AppState>,
     Extension(cx): Extension<Context>,
-    Extension(principal): Extension<Principal>,
     request: Request,
 ) -> Result<Response, Problem> {
     let bytes = body::read(request.into_body(), state.options.body_limit).await?;
@@ -35,7 +34,7 @@ pub(super) async fn create(
         .try_into()
         .map_err(|_| Problem::bad("openai.completions", "give one prompt a request").param("prompt"))?;
     let [prompt] = prompts;
-    run(Shaped, state, cx, principal, parameters, Prompt::Text(prompt)).await
+    run(Shaped, state, cx, parameters, Prompt::Text(prompt)).await
 }
 
 #[derive(Clone, Copy)]

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{models, parameters::OneOrMany};
-use crate::{Principal, Problem, body, server::AppState};
+use crate::{Problem, body, server::AppState};
 
 /// The most texts of one request, as at OpenAI.
 const MAX_TEXTS: usize = 2_048;
@@ -35,7 +35,6 @@ enum Encoding {
 pub(super) async fn create(
     State(state): State<AppState>,
     Extension(cx): Extension<Context>,
-    Extension(principal): Extension<Principal>,
     request: Request,
 ) -> Result<Json<Value>, Problem> {
     let bytes = body::read(request.into_body(), state.options.body_limit).await?;
@@ -56,15 +55,12 @@ pub(super) async fn create(
     for text in &texts {
         tokens += model.encode(&cx, Prompt::Text(text.clone())).await?.len();
     }
-    let vectors =
-        state.engine.embed(&cx, Some(&info.name), principal.class, texts).await.map_err(|error| {
-            match error.kind() {
-                ErrorKind::TooLarge => {
-                    Problem::new(http::StatusCode::BAD_REQUEST, error).param("input").code("context_length_exceeded")
-                }
-                _ => error.into(),
-            }
-        })?;
+    let vectors = state.engine.embed(&cx, Some(&info.name), texts).await.map_err(|error| match error.kind() {
+        ErrorKind::TooLarge => {
+            Problem::new(http::StatusCode::BAD_REQUEST, error).param("input").code("context_length_exceeded")
+        }
+        _ => error.into(),
+    })?;
     let data: Vec<_> = vectors
         .into_iter()
         .enumerate()

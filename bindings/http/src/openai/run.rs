@@ -14,7 +14,7 @@ use selvedge_core::{
 use serde_json::{Value, json};
 
 use super::{error, models, parameters::Parameters};
-use crate::{Principal, Problem, server::AppState};
+use crate::{Problem, server::AppState};
 
 /// How a kind of answer is written.
 pub(super) trait Shape: Copy + Send + Sync + 'static {
@@ -58,7 +58,6 @@ pub(super) async fn run<S: Shape>(
     _: S,
     state: AppState,
     cx: Context,
-    principal: Principal,
     parameters: Parameters,
     prompt: Prompt,
 ) -> Result<Response, Problem> {
@@ -79,7 +78,7 @@ pub(super) async fn run<S: Shape>(
     let request = parameters.generate(Prompt::Symbols(symbols), max_tokens)?;
     // A whole answer has to be there in time; a streamed one only has to begin.
     let cx = if streamed { cx } else { cx.with_timeout(state.options.timeout) };
-    let generation = state.engine.chat(&cx, Some(&info.name), principal.class, request).await.map_err(too_long)?;
+    let generation = state.engine.chat(&cx, Some(&info.name), request).await.map_err(too_long)?;
     let head = Head {
         id: format!("{}-{}", S::ID, uuid::Uuid::now_v7().simple()),
         created: selvedge_core::Timestamp::now().as_micros() / 1_000_000,
