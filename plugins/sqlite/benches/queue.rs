@@ -17,6 +17,8 @@ const CALLERS: usize = 64;
 
 struct Options {
     quick: bool,
+    /// The one case to run.
+    only: Option<String>,
     durability: Durability,
     folder: PathBuf,
 }
@@ -27,6 +29,7 @@ impl Options {
         let value = |name: &str| arguments.iter().position(|a| a == name).and_then(|at| arguments.get(at + 1)).cloned();
         Self {
             quick: arguments.iter().any(|a| a == "--quick"),
+            only: value("--only"),
             durability: if value("--durability").as_deref() == Some("fast") {
                 Durability::Fast
             } else {
@@ -82,6 +85,9 @@ async fn main() {
     let cases =
         [("1", 1, CALLERS, 4_096), ("1, one caller", 1, 1, 512), ("100", 100, 1, 10_000), ("1000", 1_000, 1, 20_000)];
     for (name, batch, callers, total) in cases {
+        if options.only.as_deref().is_some_and(|only| only != name) {
+            continue;
+        }
         let total = total * scale;
         let path = folder.path().join(format!("{batch}-{callers}.db"));
         let store = SqliteStore::builder(path).durability(options.durability).open().expect("opens");

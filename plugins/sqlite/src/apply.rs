@@ -48,21 +48,10 @@ fn apply_op(tx: &mut Tx<'_>, op: &Op) -> Result<Outcome> {
     match op {
         Op::Enqueue(jobs) => job::enqueue_all(tx, jobs),
         Op::Complete(lease) => {
-            if complete(tx, *lease)? {
-                Ok(Outcome::Done)
-            } else {
-                Err(lease.lost())
-            }
+            let lost = complete(tx, std::slice::from_ref(lease))?;
+            if lost.is_empty() { Ok(Outcome::Done) } else { Err(lease.lost()) }
         }
-        Op::CompleteMany(leases) => {
-            let mut lost = Vec::new();
-            for lease in leases {
-                if !complete(tx, *lease)? {
-                    lost.push(*lease);
-                }
-            }
-            Ok(Outcome::Completed { lost })
-        }
+        Op::CompleteMany(leases) => Ok(Outcome::Completed { lost: complete(tx, leases)? }),
         Op::Fail { lease, reason, retry } => match lease.target {
             LeaseTarget::Job => job::fail(tx, *lease, reason, *retry),
             LeaseTarget::Event => outbox::fail(tx, *lease, reason, *retry),
@@ -97,9 +86,14 @@ fn apply_op(tx: &mut Tx<'_>, op: &Op) -> Result<Outcome> {
     }
 }
 
-fn complete(tx: &mut Tx<'_>, lease: Lease) -> Result<bool> {
-    match lease.target {
-        LeaseTarget::Job => job::complete(tx, lease),
-        LeaseTarget::Event => outbox::complete(tx, lease),
+/// Ends what is leased; the leases that were not held.
+fn complete(tx: &mut Tx<'_>, leases: &[Lease]) -> Result<Vec<Lease>> {
+    let of = |target: LeaseTarget| leases.iter().copied().filter(move |lease| lease.target == target);
+    let mut lost = job::complete(tx, of(LeaseTarget::Job))?;
+    for lease in of(LeaseTarget::Event) {
+        if !outbox::complete(tx, lease)? {
+            lost.push(lease);
+        }
     }
+    Ok(lost)
 }

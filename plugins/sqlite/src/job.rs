@@ -61,11 +61,19 @@ fn holder_of_unique(tx: &Tx<'_>, queue: &str, unique: Option<&str>) -> Result<Jo
     id.map(JobId).ok_or_else(|| Error::new(ErrorKind::Internal, "store.commit", "a job was neither added nor found"))
 }
 
-/// Ends a job; whether the lease was held.
-pub(crate) fn complete(tx: &Tx<'_>, lease: Lease) -> Result<bool> {
+/// Ends jobs; the leases that were not held.
+pub(crate) fn complete(tx: &Tx<'_>, leases: impl Iterator<Item = Lease>) -> Result<Vec<Lease>> {
     let sql = "DELETE FROM job
                WHERE id = ?1 AND token = ?2 AND state = 1 AND leased_until > ?3 AND leased_at <= ?3";
-    Ok(tx.run(sql, params![lease.id, lease.token, tx.now.0])? == 1)
+    let failed = |error| from_sql("store.commit", error);
+    let mut delete = tx.conn.prepare_cached(sql).map_err(failed)?;
+    let mut lost = Vec::new();
+    for lease in leases {
+        if delete.execute([lease.id, lease.token, tx.now.0]).map_err(failed)? == 0 {
+            lost.push(lease);
+        }
+    }
+    Ok(lost)
 }
 
 pub(crate) fn fail(tx: &mut Tx<'_>, lease: Lease, reason: &str, retry: Retry) -> Result<Outcome> {

@@ -23,6 +23,7 @@
 
 mod apply;
 mod clock;
+mod combine;
 mod cron;
 mod error;
 mod fact;

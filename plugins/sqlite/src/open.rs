@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, config::DbConfig};
 use selvedge_core::{Clock, Error, ErrorKind, Result, SystemClock};
 
 use crate::{
@@ -156,6 +156,9 @@ impl Builder {
         let open = || -> rusqlite::Result<Connection> {
             let conn = Connection::open_with_flags(&self.path, flags)?;
             conn.busy_timeout(self.busy_timeout)?;
+            // Otherwise SQLite parses and plans a statement anew whenever a bound range changes, which costs more than
+            // running it.
+            conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
             conn.set_prepared_statement_cache_capacity(256);
             Ok(conn)
         };

@@ -20,7 +20,7 @@ use crate::{
     apply::apply_checked,
     clock::StoreClock,
     error::from_sql,
-    key, lease, maintain,
+    key, maintain,
     open::{Builder, Durability},
     outbox, quota, read,
     reader::Readers,
@@ -28,7 +28,7 @@ use crate::{
     topic,
     tx::Tx,
     watch::{Hub, Seat, Signal},
-    writer::{Writer, WriterConfig},
+    writer::{Sharing, Writer, WriterConfig},
 };
 
 /// What an effect in the caller's own tables may fail with: `rusqlite::Error`, a
@@ -116,7 +116,7 @@ impl SqliteStore {
             let done = effect(transaction).map_err(refused)?;
             Ok((done, receipt))
         };
-        self.0.writer.write(cx, "store.commit", false, work).await
+        self.0.writer.write(cx, "store.commit", Sharing::Guarded, work).await
     }
 
     /// Ends the Store once all that was asked for before is done. Later calls fail, and subscriptions end.
@@ -133,7 +133,7 @@ impl SqliteStore {
         operation: &'static str,
         mut work: impl FnMut(&mut Tx<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.0.writer.write(cx, operation, false, move |tx, _| work(tx)).await
+        self.0.writer.write(cx, operation, Sharing::Shared, move |tx, _| work(tx)).await
     }
 }
 
@@ -180,7 +180,7 @@ impl Store for SqliteStore {
     }
 
     async fn lease(&self, cx: &Context, request: LeaseRequest) -> Result<Vec<LeasedJob>> {
-        self.write(cx, "store.lease", move |tx| lease::lease(tx, &request)).await
+        self.0.writer.lease(cx, request).await
     }
 
     async fn relay(&self, cx: &Context, request: RelayRequest) -> Result<Vec<LeasedEvent>> {
@@ -234,7 +234,7 @@ impl Store for SqliteStore {
             maintain::maintain(tx, &request)
         };
         // Alone, because moving the time in the middle of others' requests would confuse them.
-        self.0.writer.write(cx, "store.maintain", true, work).await
+        self.0.writer.write(cx, "store.maintain", Sharing::Alone, work).await
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use rusqlite::{Connection, OptionalExtension, Params, Row};
+use rusqlite::{Connection, OptionalExtension, Params, Row, RowIndex};
 use selvedge_core::{Error, Result, Timestamp, TraceContext, idempotency::Answer, store::Backoff};
 use uuid::Uuid;
 
@@ -69,11 +69,11 @@ pub(crate) fn backoff(base: i64, cap: i64) -> Backoff {
     Backoff::new(duration(base), duration(cap))
 }
 
-pub(crate) fn bytes(row: &Row<'_>, column: &str) -> rusqlite::Result<Bytes> {
+pub(crate) fn bytes(row: &Row<'_>, column: impl RowIndex) -> rusqlite::Result<Bytes> {
     Ok(Bytes::from(row.get::<_, Vec<u8>>(column)?))
 }
 
-pub(crate) fn optional_bytes(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<Bytes>> {
+pub(crate) fn optional_bytes(row: &Row<'_>, column: impl RowIndex) -> rusqlite::Result<Option<Bytes>> {
     Ok(row.get::<_, Option<Vec<u8>>>(column)?.map(Bytes::from))
 }
 
@@ -81,12 +81,12 @@ pub(crate) fn uuid(row: &Row<'_>, column: &str) -> rusqlite::Result<Uuid> {
     row.get::<_, [u8; 16]>(column).map(Uuid::from_bytes)
 }
 
-pub(crate) fn trace(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<TraceContext>> {
+pub(crate) fn trace(row: &Row<'_>, column: impl RowIndex) -> rusqlite::Result<Option<TraceContext>> {
     // A trace that cannot be read is not worth losing the job for.
     Ok(row.get_ref(column)?.as_str_or_null().ok().flatten().and_then(|text| text.parse().ok()))
 }
 
-pub(crate) fn time(row: &Row<'_>, column: &str) -> rusqlite::Result<Timestamp> {
+pub(crate) fn time(row: &Row<'_>, column: impl RowIndex) -> rusqlite::Result<Timestamp> {
     row.get(column).map(Timestamp)
 }
 

@@ -13,10 +13,14 @@ use std::{
 
 use futures_channel::oneshot;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
-use selvedge_core::{Context, Error, ErrorKind, Result};
+use selvedge_core::{
+    Context, Error, ErrorKind, Result,
+    store::{LeaseRequest, LeasedJob},
+};
 
 use crate::{
     clock::StoreClock,
+    combine::{self, LeaseWork},
     error::{closed, from_sql, repeat},
     maintain,
     tx::Tx,
@@ -33,17 +37,37 @@ const MARK: Duration = Duration::from_secs(60);
 const LOG_CHECK: Duration = Duration::from_secs(1);
 
 /// A request to the writer. It may run twice: once in a group that failed as a whole, and then alone.
-trait Work: Send {
+pub(crate) trait Work: Send {
     fn run(&mut self, tx: &mut Tx<'_>, transaction: &Transaction<'_>) -> Result<()>;
     fn finish(self: Box<Self>, result: Result<()>);
     /// It must have a transaction of its own.
-    fn is_alone(&self) -> bool;
+    fn is_alone(&self) -> bool {
+        false
+    }
+    /// It does what cannot be seen from outside, and has to be undone whenever it fails.
+    fn needs_savepoint(&self) -> bool {
+        false
+    }
+}
+
+/// Requests of one transaction, and how each went.
+pub(crate) type Group = Vec<(Box<dyn Work>, Result<()>)>;
+
+/// What a request shares with others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sharing {
+    /// A transaction.
+    Shared,
+    /// A transaction, behind a savepoint of its own.
+    Guarded,
+    /// Nothing.
+    Alone,
 }
 
 struct Request<F, T> {
     cx: Context,
     operation: &'static str,
-    alone: bool,
+    sharing: Sharing,
     work: F,
     done: Option<T>,
     reply: oneshot::Sender<Result<T>>,
@@ -71,14 +95,29 @@ where
     }
 
     fn is_alone(&self) -> bool {
-        self.alone
+        self.sharing == Sharing::Alone
+    }
+
+    fn needs_savepoint(&self) -> bool {
+        self.sharing == Sharing::Guarded
     }
 }
 
 enum Message {
     Work(Box<dyn Work>),
+    Lease(LeaseWork),
     /// Everything before it is done first.
     Close(oneshot::Sender<()>),
+}
+
+impl Message {
+    fn into_work(self) -> Option<Box<dyn Work>> {
+        match self {
+            Self::Work(work) => Some(work),
+            Self::Lease(work) => Some(Box::new(work)),
+            Self::Close(_) => None,
+        }
+    }
 }
 
 /// What the writer needs besides its connection.
@@ -117,13 +156,22 @@ impl Writer {
         &self,
         cx: &Context,
         operation: &'static str,
-        alone: bool,
+        sharing: Sharing,
         work: impl FnMut(&mut Tx<'_>, &Transaction<'_>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         cx.check(operation)?;
         let (reply, answer) = oneshot::channel();
-        let request = Request { cx: cx.clone(), operation, alone, work, done: None, reply };
+        let request = Request { cx: cx.clone(), operation, sharing, work, done: None, reply };
         self.sender.send(Message::Work(Box::new(request))).map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())?
+    }
+
+    /// Leases jobs, together with others that want the same.
+    pub(crate) async fn lease(&self, cx: &Context, request: LeaseRequest) -> Result<Vec<LeasedJob>> {
+        cx.check("store.lease")?;
+        let (reply, answer) = oneshot::channel();
+        let work = LeaseWork { cx: cx.clone(), request, jobs: Vec::new(), reply };
+        self.sender.send(Message::Lease(work)).map_err(|_| closed())?;
         answer.await.map_err(|_| closed())?
     }
 
@@ -171,8 +219,8 @@ impl WriterThread {
                 },
             };
             match message {
-                Message::Work(first) => next = self.group(first),
                 Message::Close(done) => return self.end(done),
+                first => next = self.group(first),
             }
         }
     }
@@ -222,37 +270,39 @@ impl WriterThread {
     }
 
     /// Runs requests in one transaction until none waits. Returns the message that ended the group without being in it.
-    fn group(&mut self, first: Box<dyn Work>) -> Option<Message> {
-        let mut group = Vec::new();
-        let (mut next, mut first) = (None, Some(first));
+    fn group(&mut self, first: Message) -> Option<Message> {
         let began = Instant::now();
+        let (mut next, mut first) = (None, Some(first));
+        let (mut group, mut leases) = (Group::new(), Vec::new());
         let (clock, hub) = (self.config.clock.clone(), self.config.hub.clone());
         let mut signals = hub.signals();
         let committed = (|| {
             let transaction = begin(&self.conn)?;
             let mut tx = Tx { conn: &transaction, now: clock.now(), signals: &mut signals };
+            let mut open = true;
             loop {
-                let mut work = match first.take() {
-                    Some(work) => work,
-                    None if group.len() >= GROUP || began.elapsed() > GROUP_TIME => break,
-                    None => match self.receiver.try_recv() {
-                        Ok(Message::Work(work)) if !work.is_alone() => work,
-                        Ok(message) => {
-                            next = Some(message);
-                            break;
+                open &= group.len() + leases.len() < GROUP && began.elapsed() < GROUP_TIME;
+                let began_with = first.is_some();
+                let message = first.take().or_else(|| if open { self.receiver.try_recv().ok() } else { None });
+                match message {
+                    Some(Message::Lease(work)) => leases.push(work),
+                    Some(Message::Work(mut work)) if began_with || !work.is_alone() => {
+                        open &= !work.is_alone();
+                        let (before, guarded) = (transaction.total_changes(), work.needs_savepoint());
+                        let result = if guarded {
+                            run_guarded(&mut *work, &mut tx, &transaction)
+                        } else {
+                            work.run(&mut tx, &transaction)
+                        };
+                        let partial = result.is_err() && !guarded && transaction.total_changes() != before;
+                        group.push((work, result));
+                        if partial || transaction.is_autocommit() {
+                            return Err(interrupted());
                         }
-                        Err(_) => break,
-                    },
-                };
-                let result = run_guarded(&mut *work, &mut tx, &transaction);
-                let alone = work.is_alone();
-                group.push((work, result));
-                // Some errors (a full disk among them) end the whole transaction on SQLite's side.
-                if transaction.is_autocommit() {
-                    return Err(interrupted());
-                }
-                if alone {
-                    break;
+                    }
+                    Some(message) => (next, open) = (Some(message), false),
+                    None if leases.is_empty() => break,
+                    None => combine::lease(&mut tx, &mut leases, &mut group)?,
                 }
             }
             if self.marked.is_none_or(|marked| marked.elapsed() > MARK) {
@@ -268,8 +318,9 @@ impl WriterThread {
             }
             Err(error) => {
                 // `first` is still there when the transaction could not even begin.
-                group.extend(first.map(|work| (work, Ok(()))));
-                self.one_by_one(group, &error);
+                let waiting = leases.into_iter().map(|work| Box::new(work) as Box<dyn Work>);
+                group.extend(first.and_then(Message::into_work).into_iter().chain(waiting).map(|work| (work, Ok(()))));
+                self.repeat_guarded(group, &error);
             }
         }
         if self.checked.elapsed() > LOG_CHECK {
@@ -280,9 +331,38 @@ impl WriterThread {
         next
     }
 
+    /// Runs a failed group again, now with a savepoint before each request: a savepoint costs more than many requests do, so
+    /// the first try goes without, and one that fails halfway brings its group here.
+    fn repeat_guarded(&mut self, mut group: Group, error: &Error) {
+        if error.kind() != ErrorKind::Internal {
+            return self.one_by_one(group, error);
+        }
+        let hub = self.config.hub.clone();
+        let mut signals = hub.signals();
+        let committed = (|| {
+            let transaction = begin(&self.conn)?;
+            let mut tx = Tx { conn: &transaction, now: self.config.clock.now(), signals: &mut signals };
+            for (work, result) in &mut group {
+                *result = run_guarded(&mut **work, &mut tx, &transaction);
+                // Some errors (a full disk among them) end the whole transaction on SQLite's side.
+                if transaction.is_autocommit() {
+                    return Err(interrupted());
+                }
+            }
+            commit(transaction)
+        })();
+        match committed {
+            Ok(()) => {
+                hub.ring(signals);
+                group.into_iter().for_each(|(work, result)| work.finish(result));
+            }
+            Err(error) => self.one_by_one(group, &error),
+        }
+    }
+
     /// What a group's failure means for each of its requests: those that failed by themselves keep their error, the others
     /// are tried in a transaction of their own, so that a neighbour too large for the disk harms nobody else.
-    fn one_by_one(&mut self, group: Vec<(Box<dyn Work>, Result<()>)>, error: &Error) {
+    fn one_by_one(&mut self, group: Group, error: &Error) {
         let retry = error.kind() != ErrorKind::Busy && group.len() > 1;
         for (mut work, result) in group {
             let result = match result {
