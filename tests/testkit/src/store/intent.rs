@@ -89,7 +89,11 @@ async fn an_unknown_intent_cannot_be_answered(bed: &Bed) -> Checked {
     needs(bed.can.outbox, "`outbox`")?;
     let answer = Commit::new().answer(uuid::Uuid::now_v7(), Answer::json(200, ""));
     refused!(bed.try_commit(Commit::new().submit(intent(1)).and(answer)).await, NotFound);
-    same!(bed.store()?.intents(&bed.cx, IntentFilter::default()).await?.items.len(), 0, "intents of the refused commit");
+    same!(
+        bed.store()?.intents(&bed.cx, IntentFilter::default()).await?.items.len(),
+        0,
+        "intents of the refused commit"
+    );
     Ok(())
 }
 

@@ -1,8 +1,15 @@
 //! The Store suite.
 
+mod atomic;
+mod fact;
+mod idempotency;
+mod intent;
 mod job;
 mod lease;
 mod outbox;
+mod quota;
+mod read;
+mod topic;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -48,7 +55,21 @@ pub fn store_suite<H: StoreHome>() -> Suite {
 }
 
 fn all() -> Vec<crate::suite::Case<Bed>> {
-    [lease::cases(), job::cases(), outbox::cases()].into_iter().flatten().collect()
+    [
+        lease::cases(),
+        job::cases(),
+        outbox::cases(),
+        intent::cases(),
+        idempotency::cases(),
+        quota::cases(),
+        topic::cases(),
+        fact::cases(),
+        atomic::cases(),
+        read::cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 /// What a case works with: an open Store, its clock and its home.

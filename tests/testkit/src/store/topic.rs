@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use selvedge_core::{
     Commit, Store,
-    store::{
-        Event, Maintain, Message, NewJob, Notice, Outcome, Retention, Start, StoreExt, Subscription, Watch,
-    },
+    store::{Event, Maintain, Message, NewJob, Notice, Outcome, Retention, Start, StoreExt, Subscription, Watch},
 };
 
 use super::Bed;
