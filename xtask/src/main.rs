@@ -2,8 +2,10 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod bench;
+mod check;
 mod demo;
 mod faults;
+mod hook;
 mod place;
 mod setup;
 mod shell;
@@ -33,6 +35,10 @@ enum Chore {
     Demo(demo::Demo),
     /// Set up and run every test; the last line is `N passed, N failed, N skipped`
     Test(test::Test),
+    /// Check everything besides the tests: format, lints, licences, documents; exits 1 when something is not clean
+    Check(check::Check),
+    /// Install a git hook that runs the quick checks before each commit
+    Hook(hook::Hook),
     /// Measure beside peers; exits 0 once measured, with a target that is not held shown in red
     Bench(bench::Bench),
     /// Inject faults and count; exits 1 when anything was lost, doubled or wrong, or nothing was injected
@@ -42,7 +48,7 @@ enum Chore {
 fn main() -> ExitCode {
     match run(Cli::parse().chore) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.is::<test::Failed>() => ExitCode::FAILURE,
+        Err(error) if error.is::<test::Failed>() || error.is::<check::Unclean>() => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: {error:#}");
             // 2 says that this machine lacks something, 1 that a chore was done and did not come out well.
@@ -60,6 +66,8 @@ fn run(chore: Chore) -> Result<()> {
         }
         Chore::Demo(demo) => demo::run(&demo),
         Chore::Test(test) => test::run(&test),
+        Chore::Check(check) => check::run(&check),
+        Chore::Hook(hook) => hook::run(hook),
         Chore::Bench(bench) => bench::run(&bench),
         Chore::Faults(faults) => faults::run(&faults).map(|_| ()),
     }

@@ -39,6 +39,12 @@ pub(crate) fn done(label: impl Display, elapsed: Duration) {
     eprintln!("{mark} {label} ({})", time(elapsed));
 }
 
+/// A step that has found something wrong.
+pub(crate) fn failed(label: impl Display, elapsed: Duration) {
+    let mark = "✗".if_supports_color(Stderr, |text| text.red()).to_string();
+    eprintln!("{mark} {label} ({})", time(elapsed));
+}
+
 /// A word of our own between the output of others.
 pub(crate) fn say(line: impl Display) {
     eprintln!("{} {line}", "→".if_supports_color(Stderr, |text| text.cyan()));
