@@ -38,6 +38,12 @@ impl Work for LeaseWork {
         Ok(())
     }
 
+    /// A leased row is longer than a ready one: where there is room for a few only, a few can be worked off.
+    fn reduce(&mut self) -> bool {
+        self.request.limit /= 2;
+        self.request.limit > 0
+    }
+
     fn finish(self: Box<Self>, result: Result<()>) {
         // A send fails when nobody listens any more: the leases then run out.
         let Self { jobs, reply, .. } = *self;

@@ -27,11 +27,9 @@ pub(crate) fn lease(tx: &mut Tx<'_>, request: &LeaseRequest) -> Result<Vec<Lease
     // Queues are taken from all alike: by the same order that holds within each.
     places.sort_unstable();
     places.truncate(request.limit);
-    if places.is_empty() {
-        return Ok(Vec::new());
-    }
     let until = tx.now + request.hold.min(LeaseRequest::MAX_HOLD);
     let (which, ids) = match places.as_slice() {
+        [] => return Ok(Vec::new()),
         [(_, _, id)] => ("= ?1", id.to_string()),
         // One statement for all of them: most of an update's cost is the statement, not the row.
         _ => {

@@ -37,6 +37,7 @@ mod outbox;
 mod quota;
 mod read;
 mod reader;
+mod room;
 mod schema;
 mod store;
 mod topic;

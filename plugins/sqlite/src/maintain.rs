@@ -54,7 +54,7 @@ pub(crate) fn mark_time(tx: &Tx<'_>) -> Result<()> {
 pub(crate) fn shift_back(tx: &mut Tx<'_>, ahead: Timestamp) -> Result<()> {
     let (now, step) = (tx.now.0, ahead.0.saturating_sub(tx.now.0));
     tracing::warn!(step_us = step, "the wall clock has stepped back: retries move with it and leases end");
-    let sql = "UPDATE job SET run_at = run_at - ?1 WHERE state = 0 AND run_at > ?2 AND (run_at <= ?3 OR attempt > 0)";
+    let sql = "UPDATE job SET run_at = run_at - ?1 WHERE state < 2 AND run_at > ?2 AND (run_at <= ?3 OR attempt > 0)";
     tx.run(sql, params![step, now, ahead.0])?;
     tx.run("UPDATE outbox SET run_at = run_at - ?1 WHERE state < 2 AND run_at > ?2", params![step, now])?;
     for (table, from, until, held) in [

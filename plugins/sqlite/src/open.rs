@@ -15,6 +15,7 @@ use crate::{
     clock::StoreClock,
     error::from_sql,
     maintain,
+    room::Room,
     schema::{APPLICATION_ID, MIGRATIONS, VERSION},
     store::SqliteStore,
     tx::Tx,
@@ -86,7 +87,8 @@ impl Builder {
         self
     }
 
-    /// Sets the most bytes the file may have; a write beyond is `StorageFull`. Default: no limit.
+    /// Sets the most bytes the file may have; a write beyond is `StorageFull`. An eighth of it is kept for working off what
+    /// is there, so new work is refused first. Default: no limit.
     pub fn max_bytes(mut self, bytes: u64) -> Self {
         self.max_bytes = Some(bytes);
         self
@@ -127,9 +129,12 @@ impl Builder {
             Durability::Fast => "NORMAL",
         };
         conn.pragma_update(None, "synchronous", synchronous).map_err(failed)?;
+        let mut room = None;
         if let Some(bytes) = self.max_bytes {
             let page: u64 = conn.query_row("PRAGMA page_size", [], |row| row.get(0)).map_err(failed)?;
-            conn.pragma_update(None, "max_page_count", (bytes / page).max(1) as i64).map_err(failed)?;
+            let pages = (bytes / page).max(1);
+            conn.pragma_update(None, "max_page_count", pages as i64).map_err(failed)?;
+            room = Some(Room::of(pages));
         }
 
         let clock = Arc::new(StoreClock::new(self.clock.clone()));
@@ -149,7 +154,7 @@ impl Builder {
             log_limit: LOG_LIMIT,
             busy_timeout: self.busy_timeout,
         };
-        SqliteStore::start(self.path.clone(), self.durability, conn, readers, config)
+        SqliteStore::start(self.path.clone(), self.durability, conn, room, readers, config)
     }
 
     fn connect(&self, flags: OpenFlags) -> Result<Connection> {

@@ -24,6 +24,7 @@ use crate::{
     open::{Builder, Durability},
     outbox, quota, read,
     reader::Readers,
+    room::Room,
     schema::VERSION,
     topic,
     tx::Tx,
@@ -43,6 +44,7 @@ pub struct SqliteStore(Arc<Inner>);
 struct Inner {
     path: PathBuf,
     durability: Durability,
+    room: Option<Room>,
     clock: Arc<StoreClock>,
     hub: Arc<Hub>,
     readers: Arc<Readers>,
@@ -67,13 +69,14 @@ impl SqliteStore {
         path: PathBuf,
         durability: Durability,
         conn: Connection,
+        room: Option<Room>,
         readers: Vec<Connection>,
         config: WriterConfig,
     ) -> Result<Self> {
         let (clock, hub) = (config.clock.clone(), config.hub.clone());
         let readers = Arc::new(Readers::start(readers)?);
         let writer = Writer::start(conn, config)?;
-        Ok(Self(Arc::new(Inner { path, durability, clock, hub, readers, writer })))
+        Ok(Self(Arc::new(Inner { path, durability, room, clock, hub, readers, writer })))
     }
 
     /// Makes an effect in your own tables and a commit true in one transaction: both, or neither.
@@ -176,7 +179,12 @@ impl Store for SqliteStore {
 
     async fn commit(&self, cx: &Context, commit: Commit) -> Result<Receipt> {
         commit.check()?;
-        self.write(cx, "store.commit", move |tx| apply_checked(tx, &commit)).await
+        let room = self.0.room;
+        let work = move |tx: &mut Tx<'_>| {
+            room.map_or(Ok(()), |room| room.check(tx, &commit))?;
+            apply_checked(tx, &commit)
+        };
+        self.write(cx, "store.commit", work).await
     }
 
     async fn lease(&self, cx: &Context, request: LeaseRequest) -> Result<Vec<LeasedJob>> {

@@ -40,6 +40,10 @@ const LOG_CHECK: Duration = Duration::from_secs(1);
 pub(crate) trait Work: Send {
     fn run(&mut self, tx: &mut Tx<'_>, transaction: &Transaction<'_>) -> Result<()>;
     fn finish(self: Box<Self>, result: Result<()>);
+    /// Does with less, when there is no room for all of it; false when it cannot.
+    fn reduce(&mut self) -> bool {
+        false
+    }
     /// It must have a transaction of its own.
     fn is_alone(&self) -> bool {
         false
@@ -314,7 +318,7 @@ impl WriterThread {
         match committed {
             Ok(()) => {
                 hub.ring(signals);
-                group.into_iter().for_each(|(work, result)| work.finish(result));
+                self.answer(group);
             }
             Err(error) => {
                 // `first` is still there when the transaction could not even begin.
@@ -325,7 +329,7 @@ impl WriterThread {
         }
         if self.checked.elapsed() > LOG_CHECK {
             self.checked = Instant::now();
-            self.bound_log();
+            self.bound_log(self.config.log_limit.saturating_mul(2));
             self.look_outside();
         }
         next
@@ -354,16 +358,32 @@ impl WriterThread {
         match committed {
             Ok(()) => {
                 hub.ring(signals);
-                group.into_iter().for_each(|(work, result)| work.finish(result));
+                self.answer(group);
             }
             Err(error) => self.one_by_one(group, &error),
+        }
+    }
+
+    /// Answers the requests of a transaction that was committed.
+    fn answer(&mut self, group: Group) {
+        for (mut work, result) in group {
+            let result = match result {
+                // The log may hold the room that is missing.
+                Err(full) if full.kind() == ErrorKind::StorageFull && self.bound_log(0) => self.alone(&mut *work),
+                result => result,
+            };
+            work.finish(result);
         }
     }
 
     /// What a group's failure means for each of its requests: those that failed by themselves keep their error, the others
     /// are tried in a transaction of their own, so that a neighbour too large for the disk harms nobody else.
     fn one_by_one(&mut self, group: Group, error: &Error) {
-        let retry = error.kind() != ErrorKind::Busy && group.len() > 1;
+        let full = error.kind() == ErrorKind::StorageFull;
+        if full {
+            self.bound_log(0);
+        }
+        let retry = error.kind() != ErrorKind::Busy && (group.len() > 1 || full);
         for (mut work, result) in group {
             let result = match result {
                 Err(own) if own.kind() != ErrorKind::Internal => Err(own),
@@ -376,6 +396,15 @@ impl WriterThread {
     }
 
     fn alone(&mut self, work: &mut dyn Work) -> Result<()> {
+        loop {
+            match self.once(work) {
+                Err(full) if full.kind() == ErrorKind::StorageFull && work.reduce() => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn once(&mut self, work: &mut dyn Work) -> Result<()> {
         let mut signals = self.config.hub.signals();
         let transaction = begin(&self.conn)?;
         let mut tx = Tx { conn: &transaction, now: self.config.clock.now(), signals: &mut signals };
@@ -385,23 +414,26 @@ impl WriterThread {
         Ok(())
     }
 
-    /// Shrinks the log when readers that overlap have kept SQLite from starting it anew.
-    fn bound_log(&self) {
+    /// Shrinks the log to nothing when it is larger than `limit`, as readers that overlap keep SQLite from starting it anew.
+    /// Whether it did.
+    fn bound_log(&self, limit: u64) -> bool {
         let size = std::fs::metadata(&self.config.log).map_or(0, |log| log.len());
-        if size <= self.config.log_limit.saturating_mul(2) {
-            return;
+        if size <= limit {
+            return false;
         }
-        let shrink = || -> rusqlite::Result<()> {
+        let shrink = || -> rusqlite::Result<bool> {
             // Readers are waited for, but not for long: nobody writes meanwhile.
             self.conn.busy_timeout(Duration::from_millis(50))?;
             let outcome = self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
             self.conn.busy_timeout(self.config.busy_timeout)?;
-            tracing::debug!(size, blocked = outcome?, "shrank the log");
-            Ok(())
+            let blocked = outcome? != 0;
+            tracing::debug!(size, blocked, "shrank the log");
+            Ok(!blocked)
         };
-        if let Err(error) = shrink() {
+        shrink().unwrap_or_else(|error| {
             tracing::debug!(%error, "the log could not be shrunk yet");
-        }
+            false
+        })
     }
 }
 

@@ -1,0 +1,203 @@
+//! Group commit: many callers share a flush, and none sees another's failure.
+#![allow(missing_docs, clippy::expect_used, clippy::unwrap_used)]
+
+mod support;
+
+use std::{collections::BTreeSet, path::Path, time::Duration};
+
+use rusqlite::Connection;
+use selvedge_core::{
+    Commit, Context, Error, ErrorKind, Store,
+    store::{LeaseRequest, NewJob, StoreExt},
+};
+use selvedge_sqlite::SqliteStore;
+use support::{assert_same, enqueue, payloads};
+
+/// Counts the transactions in a write-ahead log: a frame that ends one names the size of the database.
+fn transactions(database: &Path) -> usize {
+    let log = std::fs::read(database.with_extension("db-wal")).unwrap();
+    if log.is_empty() {
+        return 0;
+    }
+    let number = |at: usize| u32::from_be_bytes(log[at..at + 4].try_into().unwrap());
+    let frame = 24 + number(8) as usize;
+    (32..log.len()).step_by(frame).filter(|at| at + frame <= log.len() && number(at + 4) != 0).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_at_once_share_transactions() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let store = SqliteStore::open(&path).unwrap();
+    let before = transactions(&path);
+    let tasks: Vec<_> = (0..400)
+        .map(|number| {
+            let store = store.clone();
+            tokio::spawn(async move { enqueue(&store, "q", number.to_string()).await })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap().unwrap();
+    }
+    let shared = transactions(&path) - before;
+    assert!(shared < 200, "400 commits took {shared} transactions");
+    assert_same(&payloads(&store, "q").await, &(0..400).map(|number| number.to_string()).collect::<Vec<_>>());
+}
+
+/// A third of the callers end jobs that are not theirs, after having enqueued something: all of that has to go again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_commit_that_fails_halfway_leaves_nothing_and_its_neighbours_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(folder.path().join("app.db")).unwrap();
+    let cx = Context::new();
+    for number in 0..300 {
+        enqueue(&store, "work", number.to_string()).await.unwrap();
+    }
+    let jobs = store.lease(&cx, LeaseRequest::new("work", 300)).await.unwrap();
+    let tasks: Vec<_> = jobs
+        .into_iter()
+        .enumerate()
+        .map(|(number, mut job)| {
+            let store = store.clone();
+            let stolen = number % 3 == 0;
+            if stolen {
+                job.lease.token ^= 1;
+            }
+            let commit = Commit::new().enqueue([NewJob::new("next", number.to_string())]).complete(job.lease);
+            tokio::spawn(async move { (number, stolen, store.commit(&Context::new(), commit).await) })
+        })
+        .collect();
+    let mut expected = Vec::new();
+    for task in tasks {
+        let (number, stolen, result) = task.await.unwrap();
+        match result {
+            Ok(_) => {
+                assert!(!stolen, "a lease with a wrong token was accepted");
+                expected.push(number.to_string());
+            }
+            Err(error) => assert!(stolen && error.kind() == ErrorKind::LeaseLost, "{number}: {error}"),
+        }
+    }
+    assert_eq!(expected.len(), 200);
+    assert_same(&payloads(&store, "next").await, &expected);
+    assert_eq!(payloads(&store, "work").await.len(), 100, "the jobs with a wrong token are still there");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn callers_that_lease_at_once_get_different_jobs_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(folder.path().join("app.db")).unwrap();
+    let cx = Context::new();
+    store.commit(&cx, Commit::new().enqueue((0..500).map(|n| NewJob::new("q", n.to_string())))).await.unwrap();
+    let tasks: Vec<_> = (0..100)
+        .map(|caller| {
+            let store = store.clone();
+            let owner = format!("owner {}", caller % 3);
+            let request = LeaseRequest::new("q", 1 + caller % 4).owner(owner.clone());
+            // Some give up before they are served.
+            let cx = Context::new();
+            if caller % 10 == 0 {
+                cx.cancel().cancel();
+            }
+            tokio::spawn(async move { (caller, owner, request.limit, store.lease(&cx, request).await) })
+        })
+        .collect();
+    let (mut all, mut cancelled) = (Vec::new(), 0);
+    for task in tasks {
+        let (caller, owner, limit, leased) = task.await.unwrap();
+        match leased {
+            Ok(jobs) => {
+                assert_eq!(jobs.len(), limit, "there were jobs for all");
+                let view = store.job(&cx, jobs[0].id).await.unwrap().unwrap();
+                assert_eq!(view.owner, Some(owner), "the job is its caller's");
+                assert!(jobs.is_sorted_by_key(|job| job.id), "one call's jobs are in order");
+                all.extend(jobs.into_iter().map(|job| job.id));
+            }
+            Err(error) => {
+                assert!(caller % 10 == 0 && error.kind() == ErrorKind::Cancelled, "{error}");
+                cancelled += 1;
+            }
+        }
+    }
+    assert_eq!(cancelled, 10);
+    assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len(), "two callers got the same job");
+    let left = store.lease(&cx, LeaseRequest::new("q", 1000)).await.unwrap();
+    assert_eq!(left.len() + all.len(), 500, "jobs were leased for nobody");
+    let last = all.iter().max().unwrap();
+    assert!(left.iter().all(|job| job.id > *last), "an earlier job was passed over");
+}
+
+#[tokio::test]
+async fn an_effect_in_own_tables_and_the_commit_are_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.db");
+    let store = SqliteStore::open(&path).unwrap();
+    let cx = Context::new();
+    let commit = || Commit::new().enqueue([NewJob::new("q", "x")]);
+    let create = |tx: &rusqlite::Transaction<'_>| Ok(tx.execute_batch("CREATE TABLE cart (item TEXT NOT NULL)")?);
+    store.commit_with(&cx, commit(), create).await.unwrap();
+
+    let refused = store
+        .commit_with(&cx, commit(), |tx| {
+            tx.execute_batch("CREATE TABLE other (x); INSERT INTO cart VALUES ('tea')")?;
+            tx.execute("INSERT INTO cart VALUES (NULL)", [])?;
+            Ok(())
+        })
+        .await;
+    assert!(refused.is_err());
+    let error = store.commit_with(&cx, commit(), |_| -> Result<(), _> { Err("no".into()) }).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    let own = Error::new(ErrorKind::Conflict, "cart.add", "sold out");
+    let mut own = Some(own);
+    let error = store.commit_with(&cx, commit(), move |_| -> Result<(), _> { Err(own.take().unwrap().into()) });
+    assert_eq!(error.await.unwrap_err().kind(), ErrorKind::Conflict);
+    let panicked = store.commit_with(&cx, commit(), |_| -> Result<(), _> { panic!("in an effect, on purpose") }).await;
+    assert_eq!(panicked.unwrap_err().kind(), ErrorKind::Internal);
+    let ended = store
+        .commit_with(&cx, commit(), |tx| {
+            tx.execute_batch("INSERT INTO cart VALUES ('stray'); ROLLBACK")?;
+            Ok(())
+        })
+        .await;
+    assert_eq!(ended.unwrap_err().kind(), ErrorKind::Internal);
+
+    let lost = store.commit(&cx, commit()).await.unwrap();
+    assert_eq!(lost.jobs().count(), 1, "the writer goes on");
+    assert_eq!(payloads(&store, "q").await.len(), 2, "only what was accepted is there");
+    let conn = Connection::open(&path).unwrap();
+    let rows: i64 = conn.query_row("SELECT count(*) FROM cart", [], |row| row.get(0)).unwrap();
+    let tables: i64 =
+        conn.query_row("SELECT count(*) FROM sqlite_schema WHERE name = 'other'", [], |row| row.get(0)).unwrap();
+    assert_eq!((rows, tables), (0, 0));
+}
+
+#[tokio::test]
+async fn a_caller_whose_time_has_run_out_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(folder.path().join("app.db")).unwrap();
+    let late = Context::new().with_timeout(Duration::ZERO);
+    let error = store.enqueue(&late, NewJob::new("q", "late")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
+    // It waits behind a slow one, and its time runs out meanwhile.
+    let cx = Context::new();
+    let slow = store.commit_with(&cx, Commit::new(), |_| {
+        std::thread::sleep(Duration::from_millis(100));
+        Ok(())
+    });
+    let soon = Context::new().with_timeout(Duration::from_millis(30));
+    let (slow, late) = tokio::join!(slow, store.enqueue(&soon, NewJob::new("q", "late")));
+    slow.unwrap();
+    assert_eq!(late.unwrap_err().kind(), ErrorKind::DeadlineExceeded);
+    assert!(payloads(&store, "q").await.is_empty());
+}
+
+#[tokio::test]
+async fn a_closed_store_answers_that_it_is_closed() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(folder.path().join("app.db")).unwrap();
+    let before = enqueue(&store, "q", "before".into());
+    store.close().await;
+    let error = before.await.unwrap_err();
+    assert_eq!((error.kind(), error.retryable()), (ErrorKind::Unavailable, false), "{error}");
+    assert!(error.advice().is_some());
+}
