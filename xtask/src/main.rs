@@ -60,7 +60,7 @@ fn main() -> ExitCode {
 fn run(chore: Chore) -> Result<()> {
     match chore {
         Chore::Setup => {
-            let model = setup::all(true)?;
+            let model = setup::tests(true)?;
             println!("ready; the model is {}", model.display());
             Ok(())
         }

@@ -97,7 +97,7 @@ pub(crate) fn run(test: &Test) -> Result<()> {
         bail!("no {missing:?} tests exist yet, so there is nothing to run; there are: rust, e2e");
     }
     let mut phases = Phases::default();
-    phases.timed("set-up", || setup::all(false))?;
+    phases.timed("set-up", || setup::tests(false))?;
     let mut count = Count::default();
     for language in languages {
         count += match language {

@@ -312,12 +312,12 @@ mod tests {
     #[test]
     fn errors_name_file_line_and_key() {
         for (text, parts) in [
-            ("[server]\n\nadress = \"x\"", &["unknown field `adress`", "line: 3", "key: server.adress"][..]),
+            ("[server]\n\nhost = \"x\"", &["unknown field `host`", "line: 3", "key: server.host"][..]),
             ("[server]\naddress = \"here\"", &["line: 2", "key: server.address", "socket address"]),
             ("# one\n[scheduler] # two\nqueue = 1\nconcurrency = 0", &["line: 4", "key: scheduler.concurrency"]),
             ("[store]\nkeep_dead_days = -1", &["line: 2", "key: store.keep_dead_days"]),
             ("[server]\ntimeout_seconds = -1", &["line: 2", "key: server.timeout_seconds", "0 to"]),
-            ("[stroe]\npath = \"x\"", &["unknown field `stroe`", "line: 1"]),
+            ("[shop]\npath = \"x\"", &["unknown field `shop`", "line: 1"]),
             ("[log]\nformat = \"xml\"", &["line: 2", "key: log.format", "`text` or `json`"]),
             ("[server\naddress = 1", &["line: 1"]),
             ("[[models]]\nname = \"a\"", &["missing field `path`", "line: 1", "key: models"]),
@@ -344,7 +344,7 @@ mod tests {
         for other in ["SELVEDGE_MODEL", "SELVEDGE_CACHE", "SELVEDGE_LOG", "SELVEDGE_CONFIG", "HOME"] {
             assert_eq!(set(other, "/x").expect("not ours"), Config::default());
         }
-        for (name, value) in [("SELVEDGE_SERVER_ADRESS", "x"), ("SELVEDGE_SCHEDULER_CONCURRENCY", "many")] {
+        for (name, value) in [("SELVEDGE_SERVER_HOST", "x"), ("SELVEDGE_SCHEDULER_CONCURRENCY", "many")] {
             let message = set(name, value).expect_err(name).to_string();
             assert!(message.contains(name), "{message}");
         }

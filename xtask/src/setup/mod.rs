@@ -8,6 +8,16 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
+/// The OpenAI client that the server's tests are asked by.
+const OPENAI: [&str; 1] = ["openai==3.54.0"];
+
+/// What the tests need besides; gives the path of the model.
+pub(crate) fn tests(verify: bool) -> Result<PathBuf> {
+    let model = all(verify)?;
+    python::environment("openai", &OPENAI)?;
+    Ok(model)
+}
+
 /// What every build and every model needs; gives the path of the model.
 pub(crate) fn all(verify: bool) -> Result<PathBuf> {
     system::ensure(&system::BASE)?;

@@ -170,11 +170,10 @@ fn libclang() -> Option<PathBuf> {
 
 fn library_in(folder: &Path) -> Option<PathBuf> {
     let is_library = |name: &str| {
-        let stem = name.strip_prefix("libclang").is_some_and(|rest| {
+        name.strip_prefix("libclang").is_some_and(|rest| {
             let version = rest.trim_start_matches(|c: char| c == '-' || c == '.' || c.is_ascii_digit());
             version == "so" || version.starts_with("so.") || version == "dylib"
-        });
-        stem
+        })
     };
     let entries = std::fs::read_dir(folder).ok()?;
     entries.flatten().find(|entry| entry.file_name().to_str().is_some_and(is_library)).map(|entry| entry.path())

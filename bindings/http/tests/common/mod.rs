@@ -17,39 +17,39 @@ use tempfile::TempDir;
 use tokio::{net::TcpListener, task::JoinHandle};
 
 /// A folder with a database in it.
-pub struct Folder(TempDir);
+pub(crate) struct Folder(TempDir);
 
 impl Folder {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(tempfile::tempdir().expect("a temporary folder"))
     }
 
-    pub fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         self.0.path().join("server.db")
     }
 
-    pub fn open(&self) -> SqliteStore {
+    pub(crate) fn open(&self) -> SqliteStore {
         open(&self.path())
     }
 }
 
-pub fn open(path: &Path) -> SqliteStore {
+pub(crate) fn open(path: &Path) -> SqliteStore {
     SqliteStore::open(path).expect("the database opens")
 }
 
 /// A running server.
-pub struct Server {
-    pub address: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
     stop: CancelToken,
     task: JoinHandle<Result<Drained, Error>>,
 }
 
 impl Server {
-    pub async fn start(router: Router) -> Self {
+    pub(crate) async fn start(router: Router) -> Self {
         Self::with_drain(router, Duration::from_secs(5)).await
     }
 
-    pub async fn with_drain(router: Router, drain: Duration) -> Self {
+    pub(crate) async fn with_drain(router: Router, drain: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("its address");
         let stop = CancelToken::new();
@@ -57,17 +57,17 @@ impl Server {
         Self { address, stop, task }
     }
 
-    pub fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
     /// Asks it to end.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.stop.cancel();
     }
 
     /// Waits for the end.
-    pub async fn ended(self) -> Drained {
+    pub(crate) async fn ended(self) -> Drained {
         tokio::time::timeout(Duration::from_secs(20), self.task)
             .await
             .expect("it ends in time")
@@ -77,7 +77,7 @@ impl Server {
 }
 
 /// Waits until something is so, or fails after ten seconds.
-pub async fn until<F: Future<Output = bool>>(what: &str, mut check: impl FnMut() -> F) {
+pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut check: impl FnMut() -> F) {
     let start = Instant::now();
     while !check().await {
         assert!(start.elapsed() < Duration::from_secs(10), "still not so: {what}");
@@ -85,15 +85,15 @@ pub async fn until<F: Future<Output = bool>>(what: &str, mut check: impl FnMut()
     }
 }
 
-pub fn client() -> reqwest::Client {
+pub(crate) fn client() -> reqwest::Client {
     reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(30)).build().expect("a client")
 }
 
-pub async fn text(response: reqwest::Response) -> (u16, String) {
+pub(crate) async fn text(response: reqwest::Response) -> (u16, String) {
     (response.status().as_u16(), response.text().await.expect("a body"))
 }
 
-pub async fn json(response: reqwest::Response) -> (u16, serde_json::Value) {
+pub(crate) async fn json(response: reqwest::Response) -> (u16, serde_json::Value) {
     let (status, text) = text(response).await;
     (status, serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text}")))
 }

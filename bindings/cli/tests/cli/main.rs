@@ -1,0 +1,11 @@
+//! The `selvedge` command as its users meet it: a process with arguments, files, an environment and signals.
+#![allow(clippy::expect_used, clippy::unwrap_used, missing_docs)]
+
+mod configuration;
+mod generate;
+mod jobs;
+mod peer;
+mod serve;
+mod shell;
+mod stop;
+mod support;
