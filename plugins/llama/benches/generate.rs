@@ -50,8 +50,8 @@ async fn main() -> Result<()> {
         }
         decode.push(usage.tokens_per_second());
     }
-    report(&format!("decode {DECODE} tokens"), decode);
-    report(&format!("prefill {PREFILL} tokens"), prefill);
+    report(&format!("decode {DECODE}"), decode);
+    report(&format!("prefill {PREFILL}"), prefill);
     Ok(())
 }
 

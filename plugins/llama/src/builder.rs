@@ -57,7 +57,8 @@ impl Builder {
     }
 
     /// The SHA-256 digest that the file must have, 64 hex digits; checked before the file is opened as a model. It is the
-    /// only check that finds a flipped bit in the weights.
+    /// only check that finds a flipped bit in the weights, and what an architecture needs
+    /// [whose layout is not checked](crate#files-that-cannot-be-trusted).
     #[must_use]
     pub fn sha256(mut self, digest: impl Into<String>) -> Self {
         self.sha256 = Some(digest.into());
@@ -107,8 +108,8 @@ impl Builder {
     ///
     /// # Errors
     /// `InvalidInput` for a setting that cannot be used, `NotFound` or `PermissionDenied` when the file cannot be read,
-    /// `Damaged` when it is no model, cut off, or not the one with the digest, `Unsupported` when llama.cpp does not know
-    /// its kind, `Unavailable` when memory is short.
+    /// `Damaged` when it is no model, cut off, or not the one with the digest, `Unsupported` when its kind is not known, or
+    /// [not checked](crate#files-that-cannot-be-trusted) and no digest is given, `Unavailable` when memory is short.
     pub fn open(self) -> Result<Llama> {
         let threads = match self.threads {
             Some(threads) => threads,
@@ -130,7 +131,7 @@ impl Builder {
             Some(expected) => verify(&self.path, &expected)?,
             None => String::new(),
         };
-        let summary = gguf::check(&self.path)?;
+        let summary = gguf::check(&self.path, !sha256.is_empty())?;
         let name = match self.name {
             Some(name) => name,
             None => self.path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),

@@ -4,7 +4,7 @@
 //! [`plausible`](crate::plausible) looks at what the values mean.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs::File,
     io::{BufReader, Read},
     path::Path,
@@ -12,7 +12,7 @@ use std::{
 
 use selvedge_core::{Error, ErrorKind, Result};
 
-use crate::{digest::unreadable, plausible};
+use crate::{digest::unreadable, layout, plausible};
 
 /// The most metadata values and tensors: far more than any model has, so that a broken count is found at once.
 const MOST_ENTRIES: u64 = 1 << 16;
@@ -54,10 +54,11 @@ pub(crate) enum Value {
     Numbers(u32, Vec<f64>),
 }
 
-/// A tensor of the file: its name and its shape.
+/// A tensor of the file: its name, its shape and the code of its type.
 pub(crate) struct Tensor {
     pub(crate) name: Vec<u8>,
     pub(crate) shape: Vec<u64>,
+    pub(crate) kind: u32,
 }
 
 /// The metadata of a file.
@@ -72,11 +73,12 @@ impl Header {
     }
 }
 
-/// Reads a file's header and checks that everything it promises is there.
+/// Reads a file's header and checks that everything it promises is there. A `trusted` file is one whose digest is the
+/// expected one: it may have an architecture whose layout is not known here.
 ///
 /// # Errors
 /// `Damaged` for what is no GGUF file or is cut off, `Unsupported` for a version or a kind of model that is not known.
-pub(crate) fn check(path: &Path) -> Result<Summary> {
+pub(crate) fn check(path: &Path, trusted: bool) -> Result<Summary> {
     let file = File::open(path).map_err(|error| unreadable(path, error))?;
     let metadata = file.metadata().map_err(|error| unreadable(path, error))?;
     if !metadata.is_file() {
@@ -84,7 +86,7 @@ pub(crate) fn check(path: &Path) -> Result<Summary> {
         return Err(unreadable(path, error));
     }
     let mut reader = Reader { file: BufReader::with_capacity(1 << 16, file), at: 0, size: metadata.len() };
-    read(&mut reader).map_err(|fault| match fault {
+    read(&mut reader, trusted).map_err(|fault| match fault {
         Fault::Io(error) => unreadable(path, error),
         Fault::Damaged(what) => Error::new(ErrorKind::Damaged, "llama.open", "the file is no whole GGUF model")
             .with("file", path.display())
@@ -94,7 +96,14 @@ pub(crate) fn check(path: &Path) -> Result<Summary> {
             Error::new(ErrorKind::Unsupported, "llama.open", "this kind of model is not supported")
                 .with("file", path.display())
                 .with("reason", what)
-                .advise("use a decoder model in GGUF version 2 or 3")
+                .advise("use a decoder model in one file of GGUF version 2 or 3")
+        }
+        Fault::Unchecked(what) => {
+            Error::new(ErrorKind::Unsupported, "llama.open", "the layout of this kind of model is not checked")
+                .with("file", path.display())
+                .with("kind", what)
+                .with("checked", layout::known().collect::<Vec<_>>().join(", "))
+                .advise("give the file's SHA-256 digest: a file that is known to be whole is opened without that check")
         }
     })
 }
@@ -105,6 +114,8 @@ pub(crate) enum Fault {
     Io(std::io::Error),
     Damaged(String),
     Unsupported(String),
+    /// Perhaps a good model, yet llama.cpp would end the process if it is not.
+    Unchecked(String),
 }
 
 pub(crate) fn damaged<T>(what: impl Into<String>) -> Result<T, Fault> {
@@ -192,7 +203,7 @@ impl Reader {
     }
 }
 
-fn read(reader: &mut Reader) -> Result<Summary, Fault> {
+fn read(reader: &mut Reader, trusted: bool) -> Result<Summary, Fault> {
     if reader.size < 4 || reader.array::<4>()? != *b"GGUF" {
         return damaged("it does not begin with the letters GGUF");
     }
@@ -203,6 +214,7 @@ fn read(reader: &mut Reader) -> Result<Summary, Fault> {
     let tensors = reader.count("tensors", MOST_ENTRIES)?;
     let entries = reader.count("metadata values", MOST_ENTRIES)?;
     let mut header = Header { values: HashMap::new(), tensors: Vec::new() };
+    let mut names = HashSet::new();
     for _ in 0..entries {
         let key = reader.text()?;
         let kind = reader.u32()?;
@@ -221,7 +233,7 @@ fn read(reader: &mut Reader) -> Result<Summary, Fault> {
     for _ in 0..tensors {
         let name = reader.text()?;
         let dimensions = reader.u32()?;
-        if name.len() >= 64 || dimensions > 4 {
+        if name.len() >= 64 || dimensions > 4 || !names.insert(name.clone()) {
             return damaged("a tensor's name or shape cannot be");
         }
         let shape = (0..dimensions).map(|_| reader.u64()).collect::<Result<Vec<_>, _>>()?;
@@ -244,13 +256,13 @@ fn read(reader: &mut Reader) -> Result<Summary, Fault> {
         end = end.max(tensor_end);
         parameters = parameters.saturating_add(elements);
         *bytes.entry(type_name).or_default() += size;
-        header.tensors.push(Tensor { name, shape });
+        header.tensors.push(Tensor { name, shape, kind });
     }
     let data = reader.at.next_multiple_of(alignment);
     if data.checked_add(end).is_none_or(|end| end > reader.size) {
         return damaged(format!("it has {} bytes and needs {}", reader.size, data.saturating_add(end)));
     }
-    let architecture = plausible::check(&header)?;
+    let architecture = plausible::check(&header, trusted)?;
     let weights = bytes.into_iter().max_by_key(|(_, bytes)| *bytes).map_or("", |(name, _)| name);
     Ok(Summary { architecture, parameters, weights })
 }

@@ -17,8 +17,16 @@
 //! runs a loop of five parts: plan, batch, decode, sample, stream. Requests reach it over a channel and are served in the
 //! order in which they came, one at a time.
 //!
+//! # Files that cannot be trusted
+//! llama.cpp ends the process on some malformed files. So a file's header is read here first: its metadata, vocabulary,
+//! sizes and the name, shape and type of every tensor have to fit together, for the architectures whose layout is known:
+//! `llama` (Mistral and SmolLM2 too), `mistral3`, `smollm3`, `qwen2`, `qwen3`, `gemma`, `gemma2`, `gemma3` and `phi3`,
+//! without experts, with a BPE (`gpt2`) or SentencePiece (`llama`) vocabulary. Any other is `Unsupported` unless
+//! [its digest is given](Builder::sha256): a file that is known to be whole is opened without the check of its layout, and
+//! then llama.cpp decides. Weights that are no numbers are `Damaged` when they are first used.
+//!
 //! # Limits
-//! - Decoder models only: files of an encoder (BERT, T5) are refused.
+//! - Decoder models in one file only: an encoder (BERT, T5) and a part of a split model are refused.
 //! - A chat is rendered by llama.cpp's own template engine, which knows the common templates and runs no Jinja. Texts
 //!   that look like the model's control symbols (`<|im_end|>`) are read as such, in chats and in texts.
 //! - [`Plan::threads`](selvedge_core::scheduler::Plan) is not applied: the binding sets threads when a model is opened.
@@ -28,6 +36,7 @@ mod backend;
 mod builder;
 mod digest;
 mod gguf;
+mod layout;
 mod logits;
 mod model;
 mod plausible;

@@ -223,7 +223,7 @@ impl<'m> Worker<'m> {
             return self.fail_all(&internal("llama.cpp's forward pass failed").with("reason", error));
         }
         // From the back, so that the numbers of those before stay right when one is done.
-        rows.sort_unstable_by(|a, b| b.0.cmp(&a.0));
+        rows.sort_unstable_by_key(|(index, _)| std::cmp::Reverse(*index));
         for (index, row) in rows {
             let Some(row) = row else { continue };
             match self.active[index].take(self.model, &self.context, row) {

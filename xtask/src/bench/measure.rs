@@ -145,7 +145,8 @@ pub(super) fn lines(label: &str, command: &mut Command) -> Result<Vec<Measuremen
     Ok(found)
 }
 
-fn median(values: &[f64]) -> f64 {
+/// The middle value; the mean of the two middle ones of an even number.
+pub(super) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let middle = sorted.len() / 2;
