@@ -21,8 +21,11 @@ pub(super) fn check(sources: &Sources) -> Result<Outcome> {
     let verbs = |program: clap::Command, name: &str| {
         program.get_subcommands().map(|verb| format!("{name} {}", verb.get_name())).collect::<Vec<_>>()
     };
-    let duties: [Duty; 5] = [
-        ("README.md", crates("plugins/")),
+    let plugins = crates("plugins/");
+    let names = plugins.iter().map(|folder| folder.replace("plugins/", "`selvedge-") + "`").collect();
+    let duties: [Duty; 6] = [
+        ("README.md", plugins),
+        ("CHANGELOG.md", names),
         ("docs/guide/README.md", pages("docs/guide/")),
         ("docs/figures/README.md", pages("docs/figures/")),
         ("docs/guide/development.md", verbs(Cli::command(), "cargo xtask")),

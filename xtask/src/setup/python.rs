@@ -32,12 +32,6 @@ pub(crate) fn environment(name: &str, packages: &[&str]) -> Result<PathBuf> {
     Ok(bin)
 }
 
-/// The environment's `bin` folder when it was set up before; nothing is installed.
-pub(crate) fn existing(name: &str, packages: &[&str]) -> Option<PathBuf> {
-    let (folder, stamp) = folder_and_stamp(name).ok()?;
-    holds(&folder, &stamp, &packages.join("\n")).then(|| folder.join("bin"))
-}
-
 fn folder_and_stamp(name: &str) -> Result<(PathBuf, PathBuf)> {
     let folder = place::cache()?.join("python").join(name);
     let stamp = folder.join("installed.txt");

@@ -107,7 +107,7 @@ async fn listen(config: &Config, engine: Engine, options: ServerOptions) -> Resu
     let drained = serve(listener, router(engine, options), stopped(), config.server.drain_seconds.get()).await?;
     housekeeping.abort();
     if drained.unfinished > 0 {
-        output::warn(&format!("{} requests did not end in time and were cut off", drained.unfinished));
+        output::warn(&format!("requests cut off because they did not end in time: {}", drained.unfinished));
     }
     tracing::info!("stopped");
     Ok(())

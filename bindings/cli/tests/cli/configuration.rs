@@ -62,7 +62,7 @@ fn the_environment_beats_the_file_and_flags_beat_both() {
     list(&[], &[]).failed(1, &["path: file.db"]);
     list(&[("SELVEDGE_STORE_PATH", "environment.db")], &[]).failed(1, &["path: environment.db"]);
     list(&[("SELVEDGE_STORE_PATH", "environment.db")], &["--db", "flag.db"]).failed(1, &["path: flag.db"]);
-    list(&[("SELVEDGE_STORE_PAHT", "x")], &[]).failed(1, &["SELVEDGE_STORE_PAHT", "unknown field"]);
+    list(&[("SELVEDGE_STORE_PLACE", "x")], &[]).failed(1, &["SELVEDGE_STORE_PLACE", "unknown field"]);
     list(&[("SELVEDGE_SCHEDULER_QUEUE", "many")], &[]).failed(1, &["SELVEDGE_SCHEDULER_QUEUE", "scheduler.queue"]);
 }
 

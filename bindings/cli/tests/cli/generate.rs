@@ -145,6 +145,6 @@ fn an_argument_that_is_not_utf8_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let mut command = selvedge(folder.path());
     command.args(["generate", "--model"]).arg(model());
-    let said = run(command.arg("--prompt").arg(std::ffi::OsStr::from_bytes(b"caf\xff")));
+    let said = run(command.arg("--prompt").arg(std::ffi::OsStr::from_bytes(b"tea\xff")));
     said.failed(2, &["UTF-8"]);
 }

@@ -1,4 +1,5 @@
 //! The `selvedge` command as its users meet it: a process with arguments, files, an environment and signals.
+#![cfg(unix)]
 #![allow(clippy::expect_used, clippy::unwrap_used, missing_docs)]
 
 mod configuration;

@@ -152,7 +152,7 @@ async fn what_cannot_be_answered_is_refused_in_openais_form() {
             "context",
         ),
         ("a large body", completions, vec![b' '; 10 << 20], 413, json!("request_too_large"), "too large"),
-        ("bytes that are no text", completions, b"{\"prompt\":\"caf\xff\"}".to_vec(), 400, Value::Null, "UTF-8"),
+        ("bytes that are no text", completions, b"{\"prompt\":\"tea\xff\"}".to_vec(), 400, Value::Null, "UTF-8"),
         ("bad JSON", completions, b"{\"prompt\": }".to_vec(), 400, Value::Null, "line 1"),
         ("a missing field", completions, b"{}".to_vec(), 400, Value::Null, "prompt"),
         (
