@@ -10,7 +10,7 @@ mod submit;
 mod worker;
 
 pub use relay::{Delivery, EventSink, RelayReport};
-pub use submit::{Flushed, Submitted};
+pub use submit::{Flushed, IntentSink, Submitted};
 pub use worker::{JobHandler, JobOutcome, WorkerOptions};
 
 use std::{collections::BTreeMap, sync::Arc};

@@ -10,6 +10,8 @@ use crate::{
 
 /// How long a relay waits for a hint before it looks again.
 const POLL: Duration = Duration::from_secs(1);
+/// How much longer than a delivery an event is held, so that how it ended can be kept.
+const MARGIN: Duration = Duration::from_secs(1);
 /// Events in flight at once.
 const WINDOW: usize = 32;
 
@@ -17,6 +19,13 @@ const WINDOW: usize = 32;
 pub trait EventSink: Send + Sync + fmt::Debug {
     /// The topics it takes; empty takes all.
     fn topics(&self) -> Vec<String>;
+
+    /// The longest a delivery may take; then it counts as failed. Default: 30 s.
+    ///
+    /// Events are held a little longer than that, so it is also how long those wait whose relay was killed.
+    fn timeout(&self) -> Duration {
+        Duration::from_secs(30)
+    }
 
     /// Delivers one event. It may be delivered again after a crash, with the same id.
     ///
@@ -102,6 +111,7 @@ impl Engine {
     ) -> Result<()> {
         loop {
             let request = RelayRequest { topics: sink.topics(), eager, ..RelayRequest::new(WINDOW) };
+            let request = request.hold(sink.timeout().saturating_add(MARGIN));
             let events = self.store()?.relay(cx, request).await?;
             if events.is_empty() {
                 return Ok(());
@@ -123,7 +133,11 @@ impl Engine {
             None => cx.clone(),
         };
         let mut report = RelayReport { attempts: 1, ..RelayReport::default() };
-        let commit = match sink.deliver(&cx, &event).await {
+        let timeout = sink.timeout();
+        let delivery = crate::clock::within(&**self.clock(), timeout, sink.deliver(&cx, &event)).await;
+        let delivery =
+            delivery.unwrap_or_else(|| Err(Error::deadline("engine.relay").with("timeout", format!("{timeout:?}"))));
+        let commit = match delivery {
             Ok(Delivery::Done(effects)) => {
                 report.delivered = 1;
                 effects.complete(event.lease)

@@ -1,4 +1,4 @@
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use uuid::Uuid;
 
@@ -63,19 +63,30 @@ impl Engine {
     /// # Errors
     /// Those of the Store. A request that fails is not an error: it is counted and tried again later.
     pub async fn flush(&self, cx: &Context, transport: &dyn HttpTransport) -> Result<Flushed> {
-        let report = self.relay_once(cx, &IntentSink { engine: self, transport }, true).await?;
+        let report = self.relay_once(cx, &self.intent_sink(transport), true).await?;
         Ok(Flushed { attempts: report.attempts, answered: report.delivered, failed: report.failed })
     }
 
     /// The sink that sends intents over `transport`, for [`Engine::relay`].
-    pub fn intent_sink<'a>(&'a self, transport: &'a dyn HttpTransport) -> impl EventSink + 'a {
-        IntentSink { engine: self, transport }
+    pub fn intent_sink<'a>(&'a self, transport: &'a dyn HttpTransport) -> IntentSink<'a> {
+        IntentSink { engine: self, transport, timeout: Duration::from_secs(30) }
     }
 }
 
-struct IntentSink<'a> {
+/// Sends intents to a server: [`Engine::intent_sink`].
+pub struct IntentSink<'a> {
     engine: &'a Engine,
     transport: &'a dyn HttpTransport,
+    timeout: Duration,
+}
+
+impl IntentSink<'_> {
+    /// Sets the longest a request may take: [`EventSink::timeout`].
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
 }
 
 impl fmt::Debug for IntentSink<'_> {
@@ -87,6 +98,10 @@ impl fmt::Debug for IntentSink<'_> {
 impl EventSink for IntentSink<'_> {
     fn topics(&self) -> Vec<String> {
         vec![Intent::TOPIC.into()]
+    }
+
+    fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     fn deliver<'a>(&'a self, cx: &'a Context, event: &'a LeasedEvent) -> BoxFuture<'a, Result<Delivery>> {
@@ -136,7 +151,7 @@ fn answer(intent: &Intent, response: HttpResponse) -> Result<Answer> {
                 .with("intent", intent.id)
                 .with("status", response.status);
         return Err(match retry_after {
-            Some(seconds) => error.retry_in(std::time::Duration::from_secs(seconds)),
+            Some(seconds) => error.retry_in(Duration::from_secs(seconds)),
             None => error,
         });
     }

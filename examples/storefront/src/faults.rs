@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     process::{Child, Command},
+    sync::Notify,
 };
 
 use crate::server;
@@ -85,6 +86,8 @@ struct Stage {
     /// Keys of orders that the phone printed.
     submitted: Mutex<Vec<String>>,
     stale: AtomicU64,
+    /// Rung whenever the second worker begins to charge.
+    charging: Notify,
     over: AtomicBool,
 }
 
@@ -101,6 +104,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         address: free_address()?,
         submitted: Mutex::default(),
         stale: AtomicU64::new(0),
+        charging: Notify::new(),
         over: AtomicBool::new(false),
     });
     let bar = ProgressBar::new(options.rounds * 2)
@@ -138,6 +142,10 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     ensure!(report.injected > 0, "no fault was injected, so nothing was shown");
     let Verdict { intents, lost, doubled, wrong, .. } = report.verdict;
     ensure!(intents > 0, "no order was made, so nothing was shown");
+    ensure!(
+        report.freezes < 20 || report.stale_refused > 0,
+        "no freeze hit a charge, so it was not shown that a late worker charges nothing"
+    );
     ensure!(lost + doubled + wrong == 0, "{lost} orders were lost, {doubled} charged twice, {wrong} charged wrongly");
     Ok(())
 }
@@ -194,6 +202,8 @@ impl Stage {
                     stage.submitted.lock().unwrap_or_else(PoisonError::into_inner).push(key.into());
                 } else if line.starts_with("stale ") {
                     stage.stale.fetch_add(1, Ordering::Relaxed);
+                } else if role == Role::Worker && line.starts_with("charging ") {
+                    stage.charging.notify_waiters();
                 }
             }
         });
@@ -243,6 +253,8 @@ async fn freeze_again_and_again(stage: Arc<Stage>, mut random: Rng) -> anyhow::R
             worker = stage.spawn(Role::Worker)?;
             continue;
         }
+        // In the middle of a charge, if there is one soon.
+        tokio::time::timeout(Duration::from_secs(1), stage.charging.notified()).await.ok();
         let pid = worker.id().and_then(|id| Pid::from_raw(id as i32)).context("the worker has no process id")?;
         kill_process(pid, Signal::STOP)?;
         tokio::time::sleep(Duration::from_millis(random.u64(600..1200))).await;

@@ -8,6 +8,9 @@ use selvedge_http::ReqwestTransport;
 
 use crate::link::BadLink;
 
+/// How long a request may take; it is also how long an order waits after the phone was killed in the middle of sending it.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Runs a phone alone.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
@@ -49,7 +52,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let link = BadLink::new(ReqwestTransport::new(&options.server)?, options.drop_rate, options.seed);
     let cx = Context::new();
     let sending = async {
-        let sink = engine.intent_sink(&link);
+        let sink = engine.intent_sink(&link).with_timeout(TIMEOUT);
         engine.relay(&cx, &sink).await.map(|_| ())
     };
     let ordering = async {

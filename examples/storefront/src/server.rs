@@ -136,6 +136,7 @@ impl JobHandler for Charger {
         Box::pin(async move {
             let received = ReceivedIntent::from_json(&job.payload)?;
             let order: Order = received.payload()?;
+            println!("charging {}", job.id);
             // A payment provider takes its time; a kill or a freeze may come at any moment of it.
             tokio::time::sleep(Duration::from_millis(fastrand::u64(1..30))).await;
             let trace_id = cx.trace().map(|trace| trace.trace_id()).unwrap_or_default();

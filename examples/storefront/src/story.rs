@@ -177,7 +177,7 @@ async fn send(phone: &Engine, link: &BadLink<ReqwestTransport>, orders: usize) -
     let bar = ProgressBar::new(orders as u64)
         .with_style(ProgressStyle::with_template("  {bar:30} {pos}/{len} answered, {elapsed}")?);
     let cx = Context::new().with_timeout(Duration::from_secs(120));
-    let sink = phone.intent_sink(link);
+    let sink = phone.intent_sink(link).with_timeout(Duration::from_secs(5));
     let relay = std::pin::pin!(phone.relay(&cx, &sink));
     let watch = std::pin::pin!(async {
         loop {

@@ -109,6 +109,35 @@ async fn a_payload_that_is_not_json_is_refused_before_anything_is_written() {
 #[derive(Debug, Default)]
 struct Collect(Mutex<Vec<String>>);
 
+/// A sink that never answers.
+#[derive(Debug)]
+struct Hangs;
+
+impl EventSink for Hangs {
+    fn topics(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn timeout(&self) -> Duration {
+        Duration::from_millis(50)
+    }
+
+    fn deliver<'a>(&'a self, _: &'a Context, _: &'a LeasedEvent) -> BoxFuture<'a, Result<Delivery>> {
+        Box::pin(std::future::pending())
+    }
+}
+
+#[tokio::test]
+async fn a_delivery_that_hangs_is_a_failed_attempt() {
+    let (engine, store, _folder) = engine();
+    let cx = Context::new();
+    store.commit(&cx, Commit::new().emit(Event::new("a", "t", "{}"))).await.unwrap();
+    let report = engine.relay_once(&cx, &Hangs, true).await.unwrap();
+    assert_eq!((report.attempts, report.delivered, report.failed), (1, 0, 1));
+    let view = &store.outbox(&cx, false, None, 10).await.unwrap().items[0];
+    assert!(view.last_error.as_deref().is_some_and(|error| error.contains("deadline")), "{view:?}");
+}
+
 impl EventSink for Collect {
     fn topics(&self) -> Vec<String> {
         Vec::new()
