@@ -24,7 +24,7 @@ async fn a_client_that_hangs_up_frees_its_place() {
     let hung_up = Instant::now();
     drop(events);
     until("the place is free", async || running().await == 0.0).await;
-    assert!(hung_up.elapsed().as_secs() < 5, "that was the end of the answer, and not of the client");
+    assert!(hung_up.elapsed().as_secs() < 10, "that was the end of the answer, and not of the client");
     // An answer that had run to its end would have been counted.
     assert_eq!(server.metric(generated).await, 0.0);
     let body = json!({ "prompt": "The sea is", "max_tokens": 2 }).to_string();
