@@ -15,7 +15,7 @@ const DECODE: usize = 64;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
-    let (mut repetitions, mut path, mut threads) = (9, None, None);
+    let (mut repetitions, mut path, mut threads) = (5, None, None);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
