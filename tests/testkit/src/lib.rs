@@ -4,7 +4,17 @@
 //! says it lacks is skipped with that reason, and another case checks that such a plugin answers `Unsupported` instead of
 //! pretending.
 //!
-//! A test target with `harness = false` is all it takes:
+//! | suite | for | needs from its author |
+//! | --- | --- | --- |
+//! | [`store_suite`] | a Store: jobs, leases, outbox, topics, keys, quotas, facts; and random programs beside a plain Store | a [`StoreHome`] that opens one |
+//! | [`scheduler_suite`] | a Scheduler: admission and step planning | a function that opens one with given bounds |
+//! | [`inference_suite`] | a model: prompts, answers, limits, vectors | a function that opens one |
+//! | [`experiment_suite`] | an Experiment: assignments and facts | an [`ExperimentHome`] that opens one |
+//!
+//! [`store_suite_with`] runs the Store's rules through layers; with [`Chaos`] under a Retry layer they must all still hold.
+//! When a random program fails, the shortest one found and its seed are printed; `SELVEDGE_SEED` runs that seed again.
+//!
+//! A test target with `harness = false` is all it takes ([`Suite::report`] tells a program instead):
 //!
 //! ```no_run
 //! use std::{process::ExitCode, sync::Arc};
@@ -28,12 +38,22 @@
 //! }
 //! ```
 
+mod chaos;
 mod clock;
+mod experiment;
+mod fake;
+mod inference;
 mod memory;
+mod scheduler;
 mod store;
 mod suite;
 
+pub use chaos::Chaos;
 pub use clock::ManualClock;
+pub use experiment::{ExperimentHome, Placement, Variation, experiment_suite};
+pub use fake::{MemoryExperiment, ToyModel};
+pub use inference::inference_suite;
 pub use memory::MemoryStore;
-pub use store::{StoreHome, store_suite};
-pub use suite::Suite;
+pub use scheduler::scheduler_suite;
+pub use store::{StoreHome, store_suite, store_suite_with};
+pub use suite::{Finding, Report, Suite};

@@ -2,6 +2,7 @@
 
 use std::{
     future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
     process::ExitCode,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -83,6 +84,16 @@ macro_rules! refused {
 }
 pub(crate) use refused;
 
+/// Asks again and again until the answer is yes, but not for long.
+pub(crate) async fn until(what: &str, mut yes: impl FnMut() -> bool) -> Checked {
+    let ends = tokio::time::Instant::now() + WAIT;
+    while !yes() {
+        anyhow::ensure!(tokio::time::Instant::now() < ends, "{what}: waited in vain for {WAIT:?}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    Ok(())
+}
+
 /// Waits for something, but not for long.
 pub(crate) async fn soon<T>(what: &str, wait: impl Future<Output = T>) -> anyhow::Result<T> {
     tokio::time::timeout(WAIT, wait).await.map_err(|_| anyhow::anyhow!("{what} did not come within {WAIT:?}"))
@@ -126,15 +137,18 @@ pub(crate) fn needs(has: bool, what: &str) -> Checked {
     if has { Ok(()) } else { Err(Skip(format!("needs {what}")).into()) }
 }
 
-/// The trials of a conformance suite. Give it to [`Suite::run`], or take the trials and run them your own way.
+/// The cases of a conformance suite. [`Suite::run`] makes a test program of it; [`Suite::report`] tells a program.
 #[must_use = "a suite checks nothing until it is run"]
 pub struct Suite {
-    /// One for each case.
-    pub trials: Vec<Trial>,
-    skips: Vec<Skips>,
+    checks: Vec<Check>,
 }
 
-type Skips = Arc<Mutex<Vec<(String, String)>>>;
+/// A case with everything it needs.
+struct Check {
+    name: String,
+    rule: &'static str,
+    run: Box<dyn FnOnce() -> Checked + Send>,
+}
 
 impl Suite {
     pub(crate) fn new<F, N, M>(cases: Vec<Case<F>>, fixture: N) -> Self
@@ -143,55 +157,124 @@ impl Suite {
         N: Fn() -> M + Clone + Send + 'static,
         M: Future<Output = anyhow::Result<F>> + Send,
     {
-        let skips = Skips::default();
-        let trial = |case: Case<F>| {
-            let (fixture, skips) = (fixture.clone(), skips.clone());
-            Trial::ignorable_test(case.name.clone(), move || {
-                let ended = in_runtime(async { (case.run)(Arc::new(fixture().await?)).await });
-                match ended {
-                    Ok(()) => Ok(Completion::Completed),
-                    Err(error) => match error.downcast_ref::<Skip>() {
-                        Some(Skip(reason)) => {
-                            let entry = (case.name.clone(), reason.clone());
-                            skips.lock().unwrap_or_else(PoisonError::into_inner).push(entry);
-                            Ok(Completion::ignored_with(reason))
-                        }
-                        None => Err(Failed::from(format!("rule: {}\nbroken: {error:?}", case.rule))),
-                    },
-                }
-            })
+        let check = |case: Case<F>| {
+            let fixture = fixture.clone();
+            let run = move || in_runtime(async { (case.run)(Arc::new(fixture().await?)).await });
+            Check { name: case.name, rule: case.rule, run: Box::new(run) }
         };
-        let trials = cases.into_iter().map(trial).collect();
-        Self { trials, skips: vec![skips] }
+        Self { checks: cases.into_iter().map(check).collect() }
     }
 
-    /// Adds another suite's trials.
+    /// Adds another suite's cases.
     pub fn and(mut self, other: Self) -> Self {
-        self.trials.extend(other.trials);
-        self.skips.extend(other.skips);
+        self.checks.extend(other.checks);
         self
     }
 
     /// Puts `prefix` before each name: `chaos` makes `chaos::store::…`.
     pub fn named(mut self, prefix: &str) -> Self {
-        self.trials = self.trials.into_iter().map(|trial| trial.with_kind(prefix)).collect();
+        self.checks.iter_mut().for_each(|check| check.name = format!("{prefix}::{}", check.name));
         self
     }
 
-    /// Runs the trials as the arguments of this process say (a filter, `--list`, `--test-threads`), prints which were
+    /// Keeps the cases whose name contains `part`.
+    pub fn only(mut self, part: &str) -> Self {
+        self.checks.retain(|check| check.name.contains(part));
+        self
+    }
+
+    /// Leaves out the cases whose name contains `part`.
+    pub fn without(mut self, part: &str) -> Self {
+        self.checks.retain(|check| !check.name.contains(part));
+        self
+    }
+
+    /// Runs the cases as the arguments of this process say (a filter, `--list`, `--test-threads`), prints which were
     /// skipped and why, and returns the exit code of the test program.
     pub fn run(self) -> ExitCode {
-        let conclusion = libtest_mimic::run(&Arguments::from_args(), self.trials);
-        let skips = self.skips.iter().flat_map(|skips| skips.lock().unwrap_or_else(PoisonError::into_inner).clone());
-        skips.for_each(|(name, reason)| println!("skipped {name}: {reason}"));
+        let skips = Arc::new(Mutex::new(Vec::new()));
+        let trial = |check: Check| {
+            let (name, skips) = (check.name.clone(), skips.clone());
+            Trial::ignorable_test(name.clone(), move || match check.end() {
+                Ended::Passed => Ok(Completion::Completed),
+                Ended::Skipped(reason) => {
+                    skips.lock().unwrap_or_else(PoisonError::into_inner).push((name, reason.clone()));
+                    Ok(Completion::ignored_with(reason))
+                }
+                Ended::Failed(why) => Err(Failed::from(why)),
+            })
+        };
+        let conclusion = libtest_mimic::run(&Arguments::from_args(), self.checks.into_iter().map(trial).collect());
+        let skips = std::mem::take(&mut *skips.lock().unwrap_or_else(PoisonError::into_inner));
+        skips.iter().for_each(|(name, reason)| println!("skipped {name}: {reason}"));
         conclusion.exit_code()
+    }
+
+    /// Runs all cases here, one after the other, and tells what each came to.
+    pub fn report(self) -> Report {
+        let mut report = Report::default();
+        for check in self.checks {
+            let (name, rule) = (check.name.clone(), check.rule);
+            match check.end() {
+                Ended::Passed => report.passed.push(name),
+                Ended::Skipped(why) => report.skipped.push(Finding { name, rule, why }),
+                Ended::Failed(why) => report.failed.push(Finding { name, rule, why }),
+            }
+        }
+        report
     }
 }
 
 impl std::fmt::Debug for Suite {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Suite").field("trials", &self.trials).finish_non_exhaustive()
+        f.debug_list().entries(self.checks.iter().map(|check| &check.name)).finish()
     }
+}
+
+enum Ended {
+    Passed,
+    Skipped(String),
+    Failed(String),
+}
+
+impl Check {
+    fn end(self) -> Ended {
+        // A plugin that panics breaks the rule under test, and no other case.
+        match catch_unwind(AssertUnwindSafe(self.run)) {
+            Ok(Ok(())) => Ended::Passed,
+            Ok(Err(error)) => match error.downcast_ref::<Skip>() {
+                Some(Skip(reason)) => Ended::Skipped(reason.clone()),
+                None => Ended::Failed(format!("rule: {}\nbroken: {error:#}", self.rule)),
+            },
+            Err(panic) => {
+                let said = panic.downcast_ref::<String>().map(String::as_str);
+                let said = said.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message");
+                Ended::Failed(format!("rule: {}\nbroken: a panic: {said}", self.rule))
+            }
+        }
+    }
+}
+
+/// What a suite found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Names of the cases that passed.
+    pub passed: Vec<String>,
+    /// Cases whose rule is broken.
+    pub failed: Vec<Finding>,
+    /// Cases that could not be run, mostly for want of a capability.
+    pub skipped: Vec<Finding>,
+}
+
+/// A case that failed or was skipped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Its name: `store::lease::a_second_worker_gets_none_of_them`.
+    pub name: String,
+    /// The rule it checks.
+    pub rule: &'static str,
+    /// What was found, or why it was skipped.
+    pub why: String,
 }
 
 /// Runs a future on a runtime of its own: the plugin under test needs none.

@@ -6,6 +6,7 @@ mod idempotency;
 mod intent;
 mod job;
 mod lease;
+mod model;
 mod outbox;
 mod quota;
 mod read;
@@ -51,7 +52,14 @@ pub trait StoreHome: Sized + Send + Sync + 'static {
 
 /// Every rule of the Store, checked on Stores opened at an `H` of their own each.
 pub fn store_suite<H: StoreHome>() -> Suite {
-    Suite::new(all(), || Bed::new::<H>(Vec::new()))
+    store_suite_with::<H>([])
+}
+
+/// The same rules, checked through layers; the last is outermost. A Store that fails now and then under a
+/// [`Retry`](selvedge_core::layers::Retry) layer must still keep them all.
+pub fn store_suite_with<H: StoreHome>(layers: impl IntoIterator<Item = Box<dyn Layer>>) -> Suite {
+    let layers: Layers = layers.into_iter().collect();
+    Suite::new(all(), move || Bed::new::<H>(layers.clone()))
 }
 
 fn all() -> Vec<crate::suite::Case<Bed>> {
@@ -66,6 +74,7 @@ fn all() -> Vec<crate::suite::Case<Bed>> {
         fact::cases(),
         atomic::cases(),
         read::cases(),
+        model::cases(),
     ]
     .into_iter()
     .flatten()
@@ -78,9 +87,12 @@ pub(crate) struct Bed {
     pub(crate) can: StoreCapabilities,
     home: Box<dyn Home>,
     clock: Arc<ManualClock>,
-    layers: Vec<Box<dyn Layer>>,
+    layers: Layers,
+    make: fn(Layers) -> BoxFuture<'static, anyhow::Result<Bed>>,
     pub(crate) cx: Context,
 }
+
+type Layers = Arc<[Box<dyn Layer>]>;
 
 /// [`StoreHome`] without its type.
 trait Home: Send + Sync {
@@ -102,14 +114,22 @@ impl<H: StoreHome> Home for H {
 }
 
 impl Bed {
-    pub(crate) async fn new<H: StoreHome>(layers: Vec<Box<dyn Layer>>) -> anyhow::Result<Self> {
-        let clock = Arc::new(ManualClock::new());
-        let home = Box::new(H::new(clock.clone())?);
-        let store = StoreHome::open(&*home).await?;
-        let can = store.capabilities();
-        let bed = Self { store: None.into(), can, home, clock, layers, cx: Context::new() };
-        bed.keep(Some(store));
-        Ok(bed)
+    // A future with a name, so that a bed can hold the function that makes beds.
+    pub(crate) fn new<H: StoreHome>(layers: Layers) -> BoxFuture<'static, anyhow::Result<Self>> {
+        Box::pin(async move {
+            let clock = Arc::new(ManualClock::new());
+            let home = Box::new(H::new(clock.clone())?);
+            let store = StoreHome::open(&*home).await?;
+            let can = store.capabilities();
+            let bed = Self { store: None.into(), can, home, clock, layers, make: Self::new::<H>, cx: Context::new() };
+            bed.keep(Some(store));
+            Ok(bed)
+        })
+    }
+
+    /// Another bed of the same kind, empty.
+    pub(crate) async fn another(&self) -> anyhow::Result<Self> {
+        (self.make)(self.layers.clone()).await
     }
 
     fn keep(&self, store: Option<AnyStore>) -> Option<AnyStore> {

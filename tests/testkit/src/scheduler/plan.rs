@@ -1,0 +1,144 @@
+//! Step planning: what fits, and that everybody comes to an end.
+
+use std::collections::BTreeMap;
+
+use selvedge_core::{
+    AnyScheduler, Scheduler,
+    scheduler::{Class, Plan, SequenceView, Step},
+};
+
+use super::Bed;
+use crate::suite::{Checked, cases, needs, same};
+
+cases! {
+    a_plan_fits_the_step: "A plan advances only live sequences, each once, by at least one token and no more than it has left, within the batch and the threads.",
+    a_plan_makes_progress: "A step with live sequences and room advances at least one of them.",
+    a_prompt_holds_up_no_answer: "A sequence that decodes takes its token in every step, however long another's prompt is.",
+    nobody_starves: "Whatever comes in beside it, a sequence of the same class is fed its whole prompt and decodes.",
+    urgent_sequences_go_first: "With room for some only, sequences of a more urgent class advance before less urgent ones.",
+    an_empty_step_is_an_empty_plan: "A step without sequences, or without room, advances nothing.",
+}
+
+fn random_step(random: &mut fastrand::Rng) -> Step {
+    let view = |id: u64, random: &mut fastrand::Rng| SequenceView {
+        id: id * 7 + 3,
+        class: [Class::P0, Class::P1, Class::P2][random.usize(..3)],
+        prompt_left: if random.bool() { 0 } else { random.usize(1..1000) },
+    };
+    let count = random.u64(0..12);
+    let sequences = (0..count).map(|id| view(id, random)).collect();
+    Step { sequences, batch: random.usize(1..600), threads: random.usize(1..9) }
+}
+
+fn fits(step: &Step, plan: &Plan) -> Checked {
+    let live: BTreeMap<_, _> = step.sequences.iter().map(|sequence| (sequence.id, sequence)).collect();
+    let mut seen = std::collections::BTreeSet::new();
+    let mut tokens = 0;
+    for advance in &plan.advance {
+        let Some(sequence) = live.get(&advance.id) else { anyhow::bail!("sequence {} is not live", advance.id) };
+        anyhow::ensure!(seen.insert(advance.id), "sequence {} advances twice", advance.id);
+        let most = sequence.prompt_left.max(1);
+        anyhow::ensure!((1..=most).contains(&advance.tokens), "{advance:?} of {sequence:?}");
+        tokens += advance.tokens;
+    }
+    anyhow::ensure!(tokens <= step.batch, "{tokens} tokens in a batch of {}", step.batch);
+    anyhow::ensure!((1..=step.threads).contains(&plan.threads), "{} of {} threads", plan.threads, step.threads);
+    Ok(())
+}
+
+async fn a_plan_fits_the_step(bed: &Bed) -> Checked {
+    let scheduler = bed.open(4, 4)?;
+    let mut random = fastrand::Rng::with_seed(1);
+    for _ in 0..500 {
+        let step = random_step(&mut random);
+        let plan = scheduler.plan(&step);
+        fits(&step, &plan).map_err(|error| error.context(format!("{plan:?}\n    for {step:?}")))?;
+    }
+    Ok(())
+}
+
+async fn a_plan_makes_progress(bed: &Bed) -> Checked {
+    let scheduler = bed.open(4, 4)?;
+    let mut random = fastrand::Rng::with_seed(2);
+    for _ in 0..500 {
+        let step = random_step(&mut random);
+        anyhow::ensure!(
+            step.sequences.is_empty() || !scheduler.plan(&step).advance.is_empty(),
+            "nothing advances in {step:?}"
+        );
+    }
+    Ok(())
+}
+
+async fn a_prompt_holds_up_no_answer(bed: &Bed) -> Checked {
+    let scheduler = bed.open(4, 4)?;
+    let view = |id, prompt_left| SequenceView { id, class: Class::P0, prompt_left };
+    for batch in [2, 3, 16, 512] {
+        let sequences = vec![view(1, 100_000), view(2, 0), view(3, 5_000)];
+        let plan = scheduler.plan(&Step { sequences, batch, threads: 2 });
+        anyhow::ensure!(
+            plan.advance.iter().any(|advance| advance.id == 2 && advance.tokens == 1),
+            "the answer does not advance in a batch of {batch}: {plan:?}"
+        );
+    }
+    Ok(())
+}
+
+/// Follows one sequence over many steps behind others, while more arrive whenever one ends; what it has left of its prompt,
+/// and how many tokens it decoded.
+fn follow(scheduler: &AnyScheduler, watched: SequenceView, beside: u64, steps: usize) -> (usize, usize) {
+    const ANSWER: usize = 5;
+    let mut decoded = BTreeMap::<u64, usize>::new();
+    let fresh = |id| SequenceView { id, class: watched.class, prompt_left: 300 };
+    let mut live: Vec<_> = (100..100 + beside).map(fresh).chain([watched]).collect();
+    for arrival in 0..steps as u64 {
+        let plan = scheduler.plan(&Step { sequences: live.clone(), batch: 64, threads: 2 });
+        for advance in plan.advance {
+            let Some(sequence) = live.iter_mut().find(|sequence| sequence.id == advance.id) else { continue };
+            if sequence.prompt_left == 0 {
+                *decoded.entry(advance.id).or_default() += 1;
+            }
+            sequence.prompt_left = sequence.prompt_left.saturating_sub(advance.tokens);
+        }
+        let ends = |sequence: &SequenceView| decoded.get(&sequence.id).is_some_and(|tokens| *tokens >= ANSWER);
+        if ends(&watched) {
+            return (0, ANSWER);
+        }
+        let before = live.len();
+        live.retain(|sequence| !ends(sequence));
+        live.extend((live.len()..before).map(|place| fresh(1_000 + arrival * 100 + place as u64)));
+    }
+    let left = live.iter().find(|sequence| sequence.id == watched.id).map_or(0, |sequence| sequence.prompt_left);
+    (left, decoded.get(&watched.id).copied().unwrap_or(0))
+}
+
+async fn nobody_starves(bed: &Bed) -> Checked {
+    let scheduler = bed.open(8, 8)?;
+    for class in [Class::P0, Class::P2] {
+        let watched = SequenceView { id: 1, class, prompt_left: 200 };
+        let (left, decoded) = follow(&scheduler, watched, 3, 400);
+        anyhow::ensure!(left == 0 && decoded >= 5, "after 400 steps {left} prompt tokens are left, {decoded} decoded");
+    }
+    Ok(())
+}
+
+async fn urgent_sequences_go_first(bed: &Bed) -> Checked {
+    let can = bed.can()?;
+    needs(can.classes && can.preemption, "`classes` and `preemption`")?;
+    let scheduler = bed.open(8, 8)?;
+    let view = |id, class| SequenceView { id, class, prompt_left: 0 };
+    let sequences = vec![view(1, Class::P2), view(2, Class::P1), view(3, Class::P0), view(4, Class::P0)];
+    let plan = scheduler.plan(&Step { sequences, batch: 2, threads: 2 });
+    let mut ids: Vec<_> = plan.advance.iter().map(|advance| advance.id).collect();
+    ids.sort_unstable();
+    same!(ids, vec![3, 4]);
+    Ok(())
+}
+
+async fn an_empty_step_is_an_empty_plan(bed: &Bed) -> Checked {
+    let scheduler = bed.open(1, 1)?;
+    same!(scheduler.plan(&Step { sequences: Vec::new(), batch: 512, threads: 2 }).advance, vec![]);
+    let sequences = vec![SequenceView { id: 1, class: Class::P0, prompt_left: 5 }];
+    same!(scheduler.plan(&Step { sequences, batch: 0, threads: 2 }).advance, vec![]);
+    Ok(())
+}
