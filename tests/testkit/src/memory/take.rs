@@ -138,9 +138,9 @@ impl Data {
     pub(super) fn maintain(&mut self, request: Maintain, now: Timestamp) -> Maintained {
         let (rescued, dead) = self.rescue(now);
         let mut done = Maintained { rescued, dead, ..Maintained::default() };
-        let due: Vec<_> =
-            self.schedules.values().filter(|(_, next)| *next <= now).map(|(cron, _)| cron.clone()).collect();
-        for cron in due {
+        let mut due: Vec<_> = self.schedules.values().filter(|(_, next)| *next <= now).cloned().collect();
+        due.sort_by(|(one, first), (other, second)| (first, &one.name).cmp(&(second, &other.name)));
+        for (cron, _) in due {
             self.enqueue(cron.job.clone(), now);
             done.fired += 1;
             match cron.next_after(now) {

@@ -240,9 +240,10 @@ impl Twins {
             return Ok(());
         }
         let new = |after| JobFilter { after, limit: 1000, ..JobFilter::default() };
-        let last = self.jobs.iter().max_by_key(|(tested, _)| tested.0).copied();
-        let tested = self.tested()?.jobs(&self.bed.cx, new(last.map(|(tested, _)| tested))).await?.items;
-        let plain = self.plain.jobs(&self.bed.cx, new(last.map(|(_, plain)| plain))).await?.items;
+        let last_tested = self.jobs.iter().map(|(tested, _)| *tested).max();
+        let last_plain = self.jobs.iter().map(|(_, plain)| *plain).max();
+        let tested = self.tested()?.jobs(&self.bed.cx, new(last_tested)).await?.items;
+        let plain = self.plain.jobs(&self.bed.cx, new(last_plain)).await?.items;
         let by_payload = |mut jobs: Vec<JobView>| {
             jobs.sort_by(|one, two| one.payload.cmp(&two.payload));
             jobs.into_iter().map(|job| (job.payload, job.id)).collect::<Vec<_>>()
