@@ -309,10 +309,11 @@ pub struct Generation(Pin<Box<dyn Stream<Item = Result<Chunk>> + Send>>);
 impl Generation {
     /// Wraps a backend's stream.
     pub fn new(stream: impl Stream<Item = Result<Chunk>> + Send + 'static) -> Self {
-        Self(Box::pin(stream))
+        // Polled after its end, a plain stream may panic.
+        Self(Box::pin(futures_util::StreamExt::fuse(stream)))
     }
 
-    /// The next chunk; `None` after the end.
+    /// The next chunk; `None` after the end, however often it is asked for.
     ///
     /// # Cancellation safety
     /// Dropping the future loses no chunk.
@@ -369,4 +370,23 @@ pub struct Generated {
     pub reason: Option<StopReason>,
     /// What it took.
     pub usage: Usage,
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[test]
+    fn an_answer_that_has_ended_stays_ended() {
+        let one = Chunk::Tokens { symbols: vec![1], text: "a".into() };
+        // This stream panics when it is polled after its end.
+        let stream = futures_util::stream::unfold(Some(one), |one| async move { one.map(|one| (Ok(one), None)) });
+        let mut answer = Generation::new(stream);
+        assert!(answer.next().now_or_never().flatten().is_some());
+        for _ in 0..3 {
+            assert!(answer.next().now_or_never().expect("nothing to wait for").is_none());
+        }
+    }
 }
