@@ -105,6 +105,17 @@ impl Other {
     }
 }
 
+/// Whether this machine lets a test mount a file system in a namespace of its own; says so when it does not.
+pub(crate) fn may_mount() -> bool {
+    let mut command = Command::new("unshare");
+    let tried = command.args(["--map-root-user", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]).output();
+    let may = tried.is_ok_and(|output| output.status.success());
+    if !may {
+        eprintln!("not run: this machine does not let `unshare --map-root-user --mount` mount a file system");
+    }
+    may
+}
+
 /// The Store that the test which started this process uses.
 pub(crate) fn path_of_parent() -> PathBuf {
     PathBuf::from(std::env::var_os("STORE").expect("started by another test"))
