@@ -71,7 +71,8 @@ pub enum Op {
     Schedule(Cron),
     /// Removes a cron schedule.
     Unschedule(String),
-    /// Adds an outbox event. One whose id is known already is not added again.
+    /// Adds an outbox event. One whose id is known already is not added again; the event of an intent that was answered has gone
+    /// out and counts as known.
     Emit(Event),
     /// Adds an intent. Outcome: [`Outcome::Submitted`]; the commit fails if its id is known with another payload.
     Submit(Intent),

@@ -228,7 +228,8 @@ impl Data {
     }
 
     fn emit(&mut self, event: Event, now: Timestamp) -> Result<Outcome> {
-        if !self.outbox.values().any(|row| row.event.id == event.id) {
+        let answered = self.intents.values().any(|row| row.intent.id == event.id && row.answered_at.is_some());
+        if !answered && !self.outbox.values().any(|row| row.event.id == event.id) {
             let row = Outgoing {
                 event,
                 attempts: 0,

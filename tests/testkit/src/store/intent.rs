@@ -6,7 +6,7 @@ use selvedge_core::{
     Commit, Intent, TraceContext,
     idempotency::Answer,
     intent::IntentState,
-    store::{IntentFilter, Maintain, Outcome, Retention, Retry, Store, StoreExt},
+    store::{IntentFilter, Maintain, Outcome, RelayRequest, Retention, Retry, Store, StoreExt},
 };
 
 use super::Bed;
@@ -17,6 +17,7 @@ const SECOND: Duration = Duration::from_secs(1);
 cases! {
     an_intent_is_kept_as_it_was_submitted: "An intent comes back with every field, pending, also after a crash.",
     submitting_twice_adds_one: "Submitting the same intent again changes nothing and says so.",
+    an_answered_intent_is_not_sent_again: "Submitting an intent again that was answered adds no event: it has gone out already.",
     another_payload_under_a_known_id_is_a_conflict: "An intent whose id is known with another payload is a `Conflict`, and nothing of its commit is visible.",
     an_answer_is_kept: "An answer makes an intent done (2xx) or refused, with the moment; the first answer stays.",
     an_unknown_intent_cannot_be_answered: "Answering an intent that is not there is `NotFound`.",
@@ -53,6 +54,20 @@ async fn submitting_twice_adds_one(bed: &Bed) -> Checked {
     same!(bed.commit(submit()).await?.outcomes[0], Outcome::Submitted { duplicate: true });
     same!(bed.store()?.intents(&bed.cx, IntentFilter::default()).await?.items.len(), 1, "intents");
     same!(bed.outbox(false).await?.len(), 1, "events");
+    Ok(())
+}
+
+async fn an_answered_intent_is_not_sent_again(bed: &Bed) -> Checked {
+    needs(bed.can.outbox, "`outbox`")?;
+    let one = intent(1);
+    let submit = || Commit::new().submit(one.clone()).emit(one.event());
+    bed.commit(submit()).await?;
+    let sent = bed.store()?.relay(&bed.cx, RelayRequest::new(1)).await?;
+    same!(sent.len(), 1, "events to send");
+    let answer = Answer { status: 202, headers: Vec::new(), body: "{}".into() };
+    bed.commit(Commit::new().answer(one.id, answer).complete(sent[0].lease)).await?;
+    same!(bed.commit(submit()).await?.outcomes[0], Outcome::Submitted { duplicate: true });
+    same!(bed.outbox(false).await?.len(), 0, "events");
     Ok(())
 }
 
