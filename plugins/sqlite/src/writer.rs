@@ -335,8 +335,8 @@ impl WriterThread {
         next
     }
 
-    /// Runs a failed group again, now with a savepoint before each request: a savepoint costs more than many requests do, so
-    /// the first try goes without, and one that fails halfway brings its group here.
+    /// Runs a failed group again, now with a savepoint before each request: behind one, SQLite copies every page that is
+    /// touched. So the first try goes without, and a request that fails halfway brings its group here.
     fn repeat_guarded(&mut self, mut group: Group, error: &Error) {
         if error.kind() != ErrorKind::Internal {
             return self.one_by_one(group, error);
