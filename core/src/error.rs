@@ -40,6 +40,8 @@ pub enum ErrorKind {
     TooLarge,
     /// A service or device cannot be reached.
     Unavailable,
+    /// The engine was closed.
+    Closed,
     /// A bug in Selvedge or a plugin.
     Internal,
 }
@@ -63,6 +65,7 @@ impl ErrorKind {
             Self::NewerVersion => "newer_version",
             Self::TooLarge => "too_large",
             Self::Unavailable => "unavailable",
+            Self::Closed => "closed",
             Self::Internal => "internal",
         }
     }
