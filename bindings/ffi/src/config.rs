@@ -121,11 +121,7 @@ fn open_model(
 }
 
 #[cfg(not(feature = "llama"))]
-fn open_model(
-    _: selvedge::EngineBuilder,
-    model: &ModelConfig,
-    _: &AnyScheduler,
-) -> Result<selvedge::EngineBuilder> {
+fn open_model(_: selvedge::EngineBuilder, model: &ModelConfig, _: &AnyScheduler) -> Result<selvedge::EngineBuilder> {
     Err(Error::new(ErrorKind::Unsupported, "engine.open", "this build of the library has no model backend")
         .with("model", &model.path)
         .advise("leave `models` empty, or use the package with llama.cpp inside"))

@@ -86,7 +86,14 @@ async fn database(running: &Running, cx: &Context) -> Finding {
     match info {
         Ok(info) => ok(
             "database",
-            format!("{}: {}, schema {}, {} bytes; {}", info.location, info.backend, info.schema, info.bytes.unwrap_or(0), info.durability),
+            format!(
+                "{}: {}, schema {}, {} bytes; {}",
+                info.location,
+                info.backend,
+                info.schema,
+                info.bytes.unwrap_or(0),
+                info.durability
+            ),
         ),
         Err(error) => failed("database", &error),
     }

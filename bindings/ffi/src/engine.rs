@@ -186,7 +186,8 @@ impl Engine {
     /// `Closed`, `Unavailable` while suspended.
     pub async fn trim(&self) -> Outcome<()> {
         self.run("engine.trim", Call::default(), None, |running, cx| async move {
-            let shrink = |tx: &selvedge::sqlite::rusqlite::Transaction<'_>| Ok(tx.execute_batch("PRAGMA shrink_memory")?);
+            let shrink =
+                |tx: &selvedge::sqlite::rusqlite::Transaction<'_>| Ok(tx.execute_batch("PRAGMA shrink_memory")?);
             running.store.commit_with(&cx, selvedge::Commit::new(), shrink).await?;
             Ok(())
         })
@@ -273,9 +274,9 @@ impl Running {
         let bounded = async move {
             let limited = async {
                 match deadline {
-                    Some(left) => {
-                        tokio::time::timeout(left, work).await.unwrap_or_else(|_| Err(Error::deadline(operation).into()))
-                    }
+                    Some(left) => tokio::time::timeout(left, work)
+                        .await
+                        .unwrap_or_else(|_| Err(Error::deadline(operation).into())),
                     None => work.await,
                 }
             };
@@ -296,10 +297,7 @@ struct Task<T>(tokio::task::JoinHandle<T>);
 
 impl<T> Future for Task<T> {
     type Output = Result<T, tokio::task::JoinError>;
-    fn poll(
-        mut self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Self::Output> {
+    fn poll(mut self: std::pin::Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<Self::Output> {
         std::pin::Pin::new(&mut self.0).poll(cx)
     }
 }

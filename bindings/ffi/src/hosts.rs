@@ -240,12 +240,8 @@ impl transport::HttpTransport for HostedTransport {
         request: transport::HttpRequest,
     ) -> BoxFuture<'a, Result<transport::HttpResponse>> {
         let headers = request.headers.into_iter().map(|(name, value)| Header { name, value }).collect();
-        let request = HttpRequest {
-            method: request.method.into(),
-            path: request.path,
-            headers,
-            body: request.body.into(),
-        };
+        let request =
+            HttpRequest { method: request.method.into(), path: request.path, headers, body: request.body.into() };
         Box::pin(async move {
             let response = tokio::time::timeout(self.limit, self.inner.send(request))
                 .await
@@ -253,7 +249,11 @@ impl transport::HttpTransport for HostedTransport {
                 .map_err(|error| error.into_core("transport.send"))?;
             Ok(transport::HttpResponse {
                 status: response.status,
-                headers: response.headers.into_iter().map(|header| (header.name.to_lowercase(), header.value)).collect(),
+                headers: response
+                    .headers
+                    .into_iter()
+                    .map(|header| (header.name.to_lowercase(), header.value))
+                    .collect(),
                 body: response.body.into(),
             })
         })

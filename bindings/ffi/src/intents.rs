@@ -132,8 +132,7 @@ pub struct IntentView {
 
 impl From<intent::IntentView> for IntentView {
     fn from(view: intent::IntentView) -> Self {
-        let (answer_status, answer_body) =
-            view.answer.map(|answer| (answer.status, Vec::from(answer.body))).unzip();
+        let (answer_status, answer_body) = view.answer.map(|answer| (answer.status, Vec::from(answer.body))).unzip();
         Self {
             id: view.intent.id.to_string(),
             key: view.intent.key(),
@@ -184,12 +183,7 @@ impl Engine {
     ///
     /// # Errors
     /// `InvalidInput`, `TooLarge`, `Conflict` when its id is known with another payload, `StorageFull`.
-    pub async fn submit(
-        &self,
-        intent: NewIntent,
-        call: Call,
-        cancel: Option<Arc<CancelHandle>>,
-    ) -> Outcome<Submitted> {
+    pub async fn submit(&self, intent: NewIntent, call: Call, cancel: Option<Arc<CancelHandle>>) -> Outcome<Submitted> {
         self.run("engine.submit", call, cancel, |running, cx| async move {
             let submitted = running.engine.submit(&cx, intent.into_core()?).await?;
             Ok(Submitted { id: submitted.id.to_string(), key: submitted.key, duplicate: submitted.duplicate })
@@ -287,10 +281,8 @@ impl Engine {
 async fn connected(running: &Running) -> selvedge::Result<()> {
     let Some(connectivity) = running.hosts.connectivity.clone() else { return Ok(()) };
     match ask("host.connectivity", running.config.callback_timeout(), move || connectivity.status()).await {
-        Ok(NetworkStatus::Offline) => {
-            Err(Error::new(ErrorKind::Unavailable, "engine.flush", "the device is offline")
-                .advise("flush again when the network is back; nothing is lost"))
-        }
+        Ok(NetworkStatus::Offline) => Err(Error::new(ErrorKind::Unavailable, "engine.flush", "the device is offline")
+            .advise("flush again when the network is back; nothing is lost")),
         Ok(_) => Ok(()),
         Err(error) => {
             tracing::warn!(%error, "the app could not tell whether there is a network; trying anyway");

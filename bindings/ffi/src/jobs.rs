@@ -339,11 +339,7 @@ impl Engine {
             };
             let handler = Hosted { inner: handler, limit: Duration::from_millis(options.timeout_ms.max(1)) };
             let work = running.engine.work(&cx, &worker, &handler);
-            running
-                .suspended()
-                .until_cancelled(work)
-                .await
-                .unwrap_or_else(|| Err(Error::cancelled("engine.work")))?;
+            running.suspended().until_cancelled(work).await.unwrap_or_else(|| Err(Error::cancelled("engine.work")))?;
             Ok(())
         })
         .await
