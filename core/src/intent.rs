@@ -114,12 +114,15 @@ impl Intent {
         IdempotencyKey::new(self.operation.clone(), self.key())?;
         self.event().check()?;
         crate::store::NewJob::new("intent", self.payload.clone()).check()?;
-        serde_json::from_slice::<serde::de::IgnoredAny>(&self.payload).map(|_| ()).map_err(|error| {
+        let invalid = |error: Box<dyn std::error::Error + Send + Sync>| {
             Error::new(ErrorKind::InvalidInput, "engine.submit", "the intent's payload is not JSON")
                 .with("operation", &self.operation)
                 .caused_by(error)
                 .advise("encode it as UTF-8 JSON")
-        })
+        };
+        // A parser that ignores what it reads does not look into strings.
+        let text = std::str::from_utf8(&self.payload).map_err(|error| invalid(error.into()))?;
+        serde_json::from_str::<serde::de::IgnoredAny>(text).map(|_| ()).map_err(|error| invalid(error.into()))
     }
 }
 
@@ -227,4 +230,18 @@ pub struct IntentView {
     pub submitted_at: Timestamp,
     /// When it was answered.
     pub answered_at: Option<Timestamp>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_payload_must_be_json_in_utf_8() {
+        for payload in [&b"\"\xff\xfe\""[..], b"{", b"", b"nope"] {
+            let refused = Intent::new("orders.create", payload.to_vec()).check();
+            assert_eq!(refused.map_err(|error| error.kind()), Err(ErrorKind::InvalidInput), "{payload:?}");
+        }
+        assert!(Intent::new("orders.create", r#"{"name":"Zoë"}"#).check().is_ok());
+    }
 }

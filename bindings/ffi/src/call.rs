@@ -98,4 +98,12 @@ impl CancelHandle {
     pub(crate) fn token(&self) -> &CancelToken {
         &self.token
     }
+
+    /// The same context, cancelled by this handle, for work that ends by itself when it is asked to.
+    pub(crate) fn replace(cx: Context, handle: Option<&Self>) -> Context {
+        match handle {
+            Some(handle) => cx.with_cancel(handle.token.child()),
+            None => cx,
+        }
+    }
 }

@@ -250,18 +250,19 @@ impl Engine {
         .await
     }
 
-    /// Sends intents as they come and again when their retry is due, until `cancel` is used or the engine is suspended or
-    /// closed: for an app in the foreground.
+    /// Sends intents as they come and again when their retry is due, until `cancel` is used: for an app in the foreground.
     ///
     /// # Errors
-    /// `Cancelled` in the end, and those of the Store.
+    /// `Cancelled` when the engine is suspended or closed, and those of the Store.
     pub async fn relay(
         &self,
         transport: Arc<dyn HttpTransport>,
         call: Call,
         cancel: Option<Arc<CancelHandle>>,
     ) -> Outcome<()> {
-        self.run("engine.relay", call, cancel, |running, cx| async move {
+        self.run("engine.relay", call, None, |running, cx| async move {
+            // The relay ends by itself when `cancel` is used.
+            let cx = CancelHandle::replace(cx, cancel.as_deref());
             let limit = running.config.callback_timeout();
             let transport = HostedTransport { inner: transport, limit };
             let sink = running.engine.intent_sink(&transport).with_timeout(limit);

@@ -316,18 +316,20 @@ impl Engine {
         .await
     }
 
-    /// Gives jobs to `handler` until `cancel` is used or the engine is suspended or closed. A job that runs then is given
-    /// back when its handler does not end in time.
+    /// Gives jobs to `handler` until `cancel` is used: then it takes no more, waits for those that run and returns. A job
+    /// whose handler does not end in time is given back.
     ///
     /// # Errors
-    /// `InvalidInput`, and those of the Store.
+    /// `Cancelled` when the engine is suspended or closed, `InvalidInput`, and those of the Store.
     pub async fn work(
         &self,
         handler: Arc<dyn JobHandler>,
         options: WorkOptions,
         cancel: Option<Arc<CancelHandle>>,
     ) -> Outcome<()> {
-        self.run("engine.work", Call::default(), cancel, |running, cx| async move {
+        self.run("engine.work", Call::default(), None, |running, cx| async move {
+            // The worker ends by itself when `cancel` is used, in order: running jobs first.
+            let cx = CancelHandle::replace(cx, cancel.as_deref());
             if options.queues.is_empty() {
                 return Err(Error::new(ErrorKind::InvalidInput, "engine.work", "no queue to take jobs from")
                     .advise("name at least one queue")

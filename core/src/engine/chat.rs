@@ -26,7 +26,7 @@ impl Engine {
         // The prompt was encoded to count its tokens: it need not be encoded again.
         let request = Generate { prompt: crate::inference::Prompt::Symbols(prompt), ..request };
         let inner = model.generate(cx, request).await?;
-        Ok(Generation::new(Admitted { inner, _permit: permit }))
+        Ok(Generation::new(Admitted { inner, permit: Some(permit) }))
     }
 
     /// Vectors for texts, through the Scheduler.
@@ -41,15 +41,19 @@ impl Engine {
     }
 }
 
-/// A generation that holds its place while it runs.
+/// A generation that holds its place while it runs: an answer that has ended gives it back, even if nobody lets go of it.
 struct Admitted {
     inner: Generation,
-    _permit: Permit,
+    permit: Option<Permit>,
 }
 
 impl Stream for Admitted {
     type Item = Result<Chunk>;
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<Option<Self::Item>> {
-        Pin::new(&mut self.inner).poll_next(cx)
+        let next = Pin::new(&mut self.inner).poll_next(cx);
+        if let std::task::Poll::Ready(None | Some(Err(_) | Ok(Chunk::End { .. }))) = next {
+            self.permit = None;
+        }
+        next
     }
 }
