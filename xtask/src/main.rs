@@ -2,10 +2,12 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod bench;
+mod bindings;
 mod check;
 mod demo;
 mod faults;
 mod hook;
+mod language;
 mod place;
 mod setup;
 mod shell;
@@ -41,6 +43,8 @@ enum Chore {
     Hook(hook::Hook),
     /// Measure beside peers; exits 0 once measured, with a target that is not held shown in red
     Bench(bench::Bench),
+    /// Generate the Kotlin and Swift of the library; with --check fail when what is committed differs
+    Bindings(bindings::Bindings),
     /// Inject faults and count; exits 1 when anything was lost, doubled or wrong, or nothing was injected
     Faults(faults::Faults),
 }
@@ -69,6 +73,7 @@ fn run(chore: Chore) -> Result<()> {
         Chore::Check(check) => check::run(&check),
         Chore::Hook(hook) => hook::run(hook),
         Chore::Bench(bench) => bench::run(&bench),
+        Chore::Bindings(options) => bindings::run(&options),
         Chore::Faults(faults) => faults::run(&faults).map(|_| ()),
     }
 }

@@ -53,11 +53,20 @@ pub(crate) fn metadata() -> Result<serde_json::Value> {
     serde_json::from_slice(&output.stdout).context("cargo metadata printed something that is not JSON")
 }
 
+/// The folder of everything that is built.
+pub(crate) fn target() -> Result<PathBuf> {
+    let metadata = metadata()?;
+    metadata["target_directory"].as_str().map(PathBuf::from).context("cargo metadata names no target directory")
+}
+
 /// A program of the workspace, where `cargo build --release` puts it.
 pub(crate) fn program(name: &str) -> Result<PathBuf> {
-    let metadata = metadata()?;
-    let target = metadata["target_directory"].as_str().context("cargo metadata names no target directory")?;
-    Ok(Path::new(target).join("release").join(format!("{name}{}", env::consts::EXE_SUFFIX)))
+    built(&format!("{name}{}", env::consts::EXE_SUFFIX))
+}
+
+/// A file that `cargo build --release` makes.
+pub(crate) fn built(file: &str) -> Result<PathBuf> {
+    Ok(target()?.join("release").join(file))
 }
 
 /// A program on the PATH.

@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::{
     demo::{self, Demo},
     faults::{self, Faults},
-    setup, shell, workspace,
+    language, setup, shell, workspace,
 };
 
 /// Which tests to run.
@@ -35,14 +35,14 @@ enum Language {
 }
 
 /// The ones that have tests, in the order in which they run.
-const PRESENT: [Language; 2] = [Language::Rust, Language::E2e];
+const PRESENT: [Language; 3] = [Language::Rust, Language::Python, Language::E2e];
 
 /// How many tests ended how.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Count {
-    passed: u64,
-    failed: u64,
-    skipped: u64,
+pub(crate) struct Count {
+    pub(crate) passed: u64,
+    pub(crate) failed: u64,
+    pub(crate) skipped: u64,
 }
 
 impl Count {
@@ -94,14 +94,15 @@ impl fmt::Display for Count {
 pub(crate) fn run(test: &Test) -> Result<()> {
     let languages = if test.only.is_empty() { PRESENT.to_vec() } else { test.only.clone() };
     if let Some(missing) = languages.iter().find(|language| !PRESENT.contains(language)) {
-        bail!("no {missing:?} tests exist yet, so there is nothing to run; there are: rust, e2e");
+        bail!("no {missing:?} tests exist yet, so there is nothing to run; there are: rust, python, e2e");
     }
     let mut phases = Phases::default();
-    phases.timed("set-up", || setup::tests(false))?;
+    let model = phases.timed("set-up", || setup::tests(false))?;
     let mut count = Count::default();
     for language in languages {
         count += match language {
             Language::E2e => end_to_end(&mut phases),
+            Language::Python => phases.timed("Python tests", || language::python::run(&model))?,
             _ => rust(&mut phases)?,
         };
     }

@@ -22,6 +22,13 @@
 //! # }
 //! ```
 
+#![allow(
+    unsafe_code,
+    clippy::undocumented_unsafe_blocks,
+    reason = "UniFFI generates it; nothing here is written by hand"
+)]
+#![allow(clippy::result_large_err, reason = "the error is a plain value that UniFFI can convert, and rarely made")]
+
 uniffi::setup_scaffolding!();
 
 mod alive;

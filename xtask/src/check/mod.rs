@@ -12,6 +12,7 @@ mod memory;
 mod mentions;
 mod paths;
 mod pure;
+mod scenarios;
 mod sources;
 mod tools;
 
@@ -63,7 +64,7 @@ enum Outcome {
 }
 
 /// All of them, the quick ones first.
-const RULES: [Rule; 15] = [
+const RULES: [Rule; 16] = [
     Rule { name: "format", quick: true, mend: "run `cargo fmt --all`", run: cargo::format },
     Rule {
         name: "arrows",
@@ -98,6 +99,12 @@ const RULES: [Rule; 15] = [
     Rule { name: "paths", quick: true, mend: "correct the document, or bring the file back", run: paths::check },
     Rule { name: "commands", quick: true, mend: "correct the document, or the command", run: commands::check },
     Rule { name: "mentions", quick: true, mend: "say it in the document that is named", run: mentions::check },
+    Rule {
+        name: "scenarios",
+        quick: true,
+        mend: "write the test that is missing, under the scenario's name",
+        run: scenarios::check,
+    },
     Rule {
         name: "spelling",
         quick: true,

@@ -1336,11 +1336,10 @@ public protocol EngineProtocol: AnyObject, Sendable {
     func intents(filter: IntentFilter) async throws  -> IntentPage
     
     /**
-     * Sends intents as they come and again when their retry is due, until `cancel` is used or the engine is suspended or
-     * closed: for an app in the foreground.
+     * Sends intents as they come and again when their retry is due, until `cancel` is used: for an app in the foreground.
      *
      * # Errors
-     * `Cancelled` in the end, and those of the Store.
+     * `Cancelled` when the engine is suspended or closed, and those of the Store.
      */
     func relay(transport: HttpTransport, call: Call, cancel: CancelHandle?) async throws 
     
@@ -1394,11 +1393,11 @@ public protocol EngineProtocol: AnyObject, Sendable {
     func reviveJob(id: Int64) async throws 
     
     /**
-     * Gives jobs to `handler` until `cancel` is used or the engine is suspended or closed. A job that runs then is given
-     * back when its handler does not end in time.
+     * Gives jobs to `handler` until `cancel` is used: then it takes no more, waits for those that run and returns. A job
+     * whose handler does not end in time is given back.
      *
      * # Errors
-     * `InvalidInput`, and those of the Store.
+     * `Cancelled` when the engine is suspended or closed, `InvalidInput`, and those of the Store.
      */
     func work(handler: JobHandler, options: WorkOptions, cancel: CancelHandle?) async throws 
     
@@ -1748,11 +1747,10 @@ open func intents(filter: IntentFilter)async throws  -> IntentPage  {
 }
     
     /**
-     * Sends intents as they come and again when their retry is due, until `cancel` is used or the engine is suspended or
-     * closed: for an app in the foreground.
+     * Sends intents as they come and again when their retry is due, until `cancel` is used: for an app in the foreground.
      *
      * # Errors
-     * `Cancelled` in the end, and those of the Store.
+     * `Cancelled` when the engine is suspended or closed, and those of the Store.
      */
 open func relay(transport: HttpTransport, call: Call, cancel: CancelHandle?)async throws   {
     return
@@ -1904,11 +1902,11 @@ open func reviveJob(id: Int64)async throws   {
 }
     
     /**
-     * Gives jobs to `handler` until `cancel` is used or the engine is suspended or closed. A job that runs then is given
-     * back when its handler does not end in time.
+     * Gives jobs to `handler` until `cancel` is used: then it takes no more, waits for those that run and returns. A job
+     * whose handler does not end in time is given back.
      *
      * # Errors
-     * `InvalidInput`, and those of the Store.
+     * `Cancelled` when the engine is suspended or closed, `InvalidInput`, and those of the Store.
      */
 open func work(handler: JobHandler, options: WorkOptions, cancel: CancelHandle?)async throws   {
     return
@@ -8723,7 +8721,7 @@ private let initializationResult: InitializationResult = {
     if (uniffi_selvedge_ffi_checksum_method_engine_intents() != 23106) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_selvedge_ffi_checksum_method_engine_relay() != 48752) {
+    if (uniffi_selvedge_ffi_checksum_method_engine_relay() != 56477) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_selvedge_ffi_checksum_method_engine_submit() != 8148) {
@@ -8744,7 +8742,7 @@ private let initializationResult: InitializationResult = {
     if (uniffi_selvedge_ffi_checksum_method_engine_revive_job() != 22365) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_selvedge_ffi_checksum_method_engine_work() != 63075) {
+    if (uniffi_selvedge_ffi_checksum_method_engine_work() != 28184) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_selvedge_ffi_checksum_method_engine_publish() != 57199) {

@@ -1210,7 +1210,7 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
     if ((lib.uniffi_selvedge_ffi_checksum_method_engine_intents() and 0xFFFF) != 23106) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_selvedge_ffi_checksum_method_engine_relay() and 0xFFFF) != 48752) {
+    if ((lib.uniffi_selvedge_ffi_checksum_method_engine_relay() and 0xFFFF) != 56477) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_selvedge_ffi_checksum_method_engine_submit() and 0xFFFF) != 8148) {
@@ -1231,7 +1231,7 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
     if ((lib.uniffi_selvedge_ffi_checksum_method_engine_revive_job() and 0xFFFF) != 22365) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_selvedge_ffi_checksum_method_engine_work() and 0xFFFF) != 63075) {
+    if ((lib.uniffi_selvedge_ffi_checksum_method_engine_work() and 0xFFFF) != 28184) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_selvedge_ffi_checksum_method_engine_publish() and 0xFFFF) != 57199) {
@@ -3019,11 +3019,10 @@ public interface EngineInterface {
     suspend fun `intents`(`filter`: IntentFilter): IntentPage
     
     /**
-     * Sends intents as they come and again when their retry is due, until `cancel` is used or the engine is suspended or
-     * closed: for an app in the foreground.
+     * Sends intents as they come and again when their retry is due, until `cancel` is used: for an app in the foreground.
      *
      * # Errors
-     * `Cancelled` in the end, and those of the Store.
+     * `Cancelled` when the engine is suspended or closed, and those of the Store.
      */
     suspend fun `relay`(`transport`: HttpTransport, `call`: Call, `cancel`: CancelHandle?)
     
@@ -3077,11 +3076,11 @@ public interface EngineInterface {
     suspend fun `reviveJob`(`id`: kotlin.Long)
     
     /**
-     * Gives jobs to `handler` until `cancel` is used or the engine is suspended or closed. A job that runs then is given
-     * back when its handler does not end in time.
+     * Gives jobs to `handler` until `cancel` is used: then it takes no more, waits for those that run and returns. A job
+     * whose handler does not end in time is given back.
      *
      * # Errors
-     * `InvalidInput`, and those of the Store.
+     * `Cancelled` when the engine is suspended or closed, `InvalidInput`, and those of the Store.
      */
     suspend fun `work`(`handler`: JobHandler, `options`: WorkOptions, `cancel`: CancelHandle?)
     
@@ -3535,11 +3534,10 @@ open class Engine: Disposable, AutoCloseable, EngineInterface
 
     
     /**
-     * Sends intents as they come and again when their retry is due, until `cancel` is used or the engine is suspended or
-     * closed: for an app in the foreground.
+     * Sends intents as they come and again when their retry is due, until `cancel` is used: for an app in the foreground.
      *
      * # Errors
-     * `Cancelled` in the end, and those of the Store.
+     * `Cancelled` when the engine is suspended or closed, and those of the Store.
      */
     @Throws(EngineException::class)
     @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
@@ -3741,11 +3739,11 @@ open class Engine: Disposable, AutoCloseable, EngineInterface
 
     
     /**
-     * Gives jobs to `handler` until `cancel` is used or the engine is suspended or closed. A job that runs then is given
-     * back when its handler does not end in time.
+     * Gives jobs to `handler` until `cancel` is used: then it takes no more, waits for those that run and returns. A job
+     * whose handler does not end in time is given back.
      *
      * # Errors
-     * `InvalidInput`, and those of the Store.
+     * `Cancelled` when the engine is suspended or closed, `InvalidInput`, and those of the Store.
      */
     @Throws(EngineException::class)
     @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")

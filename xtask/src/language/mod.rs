@@ -1,0 +1,3 @@
+//! The tests of the languages besides Rust: each on the library that was built, each giving its counts.
+
+pub(crate) mod python;
