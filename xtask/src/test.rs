@@ -35,7 +35,7 @@ enum Language {
 }
 
 /// The ones that have tests, in the order in which they run.
-const PRESENT: [Language; 3] = [Language::Rust, Language::Python, Language::E2e];
+const PRESENT: [Language; 4] = [Language::Rust, Language::Python, Language::Kotlin, Language::E2e];
 
 /// How many tests ended how.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -94,7 +94,7 @@ impl fmt::Display for Count {
 pub(crate) fn run(test: &Test) -> Result<()> {
     let languages = if test.only.is_empty() { PRESENT.to_vec() } else { test.only.clone() };
     if let Some(missing) = languages.iter().find(|language| !PRESENT.contains(language)) {
-        bail!("no {missing:?} tests exist yet, so there is nothing to run; there are: rust, python, e2e");
+        bail!("no {missing:?} tests exist yet, so there is nothing to run; there are: rust, python, kotlin, e2e");
     }
     let mut phases = Phases::default();
     let model = phases.timed("set-up", || setup::tests(false))?;
@@ -102,6 +102,7 @@ pub(crate) fn run(test: &Test) -> Result<()> {
     for language in languages {
         count += match language {
             Language::E2e => end_to_end(&mut phases),
+            Language::Kotlin => phases.timed("Kotlin tests", || language::kotlin::run(&model))?,
             Language::Python => phases.timed("Python tests", || language::python::run(&model))?,
             _ => rust(&mut phases)?,
         };

@@ -7,7 +7,10 @@ use super::{Outcome, sources::Sources};
 const TABLE: &str = "bindings/scenarios.md";
 
 /// The languages, and the files that hold their scenarios.
-const HOSTS: [(&str, &str); 1] = [("Python", "bindings/ffi/python/test_scenarios.py")];
+const HOSTS: [(&str, &str); 2] = [
+    ("Python", "bindings/ffi/python/test_scenarios.py"),
+    ("Kotlin", "bindings/kotlin/selvedge-jvm/src/test/kotlin/dev/selvedge/ScenariosTest.kt"),
+];
 
 pub(super) fn check(sources: &Sources) -> Result<Outcome> {
     let scenarios = scenarios(&sources.read(TABLE)?);

@@ -2,14 +2,17 @@
 
 use std::{fs, path::Path, process::Command};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::{bindings, place, shell, test::Count};
 
 /// Generates the module and runs the scenarios.
 pub(crate) fn run(model: &Path) -> Result<Count> {
     let library = bindings::library()?;
-    let module = bindings::generate(&library)?.join("python");
+    let generated = bindings::generate(&library)?;
+    let drifted = bindings::drift(&generated)?;
+    ensure!(drifted.is_empty(), "generated code is not what the library says; run `cargo xtask bindings`: {drifted:?}");
+    let module = generated.join("python");
     let name = library.file_name().context("the library has no name")?;
     fs::copy(&library, module.join(name)).with_context(|| format!("cannot write to {}", module.display()))?;
     let mut command = Command::new("python3");

@@ -12,11 +12,11 @@ use crate::{place::on_path, shell};
 
 /// Something a build needs from the operating system.
 pub(crate) struct Need {
-    name: &'static str,
-    why: &'static str,
-    debian: &'static str,
-    homebrew: &'static str,
-    present: fn() -> bool,
+    pub(crate) name: &'static str,
+    pub(crate) why: &'static str,
+    pub(crate) debian: &'static str,
+    pub(crate) homebrew: &'static str,
+    pub(crate) present: fn() -> bool,
 }
 
 /// What every chore needs.

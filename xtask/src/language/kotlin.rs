@@ -1,0 +1,73 @@
+//! Kotlin on the JVM, by Maven.
+
+use std::{path::Path, process::Command};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    bindings, place,
+    setup::system::{self, Need},
+    shell,
+    test::Count,
+};
+
+static NEEDS: [Need; 1] = [Need {
+    name: "Maven, with a JDK of version 17 or later",
+    why: "builds and tests the Kotlin package",
+    debian: "maven",
+    homebrew: "maven",
+    present: || shell::succeeds(Command::new("mvn").arg("--version")),
+}];
+
+/// Builds the package against the library and runs its tests.
+pub(crate) fn run(model: &Path) -> Result<Count> {
+    system::ensure(&NEEDS)?;
+    let library = bindings::library()?;
+    let folder = library.parent().context("the library lies in no folder")?;
+    let mut command = Command::new("mvn");
+    command.current_dir(place::root().join("bindings/kotlin"));
+    command.args(["--batch-mode", "--no-transfer-progress", "test"]);
+    command.arg(format!("-Dselvedge.library.path={}", folder.display()));
+    command.arg(format!("-Dselvedge.model={}", model.display()));
+    let mut count = Count::default();
+    let (status, _) = shell::streamed("Kotlin tests", &mut command, |_, line| {
+        if let Some(module) = module(line) {
+            count += module;
+        }
+    })?;
+    if !status.success() && count.failed == 0 {
+        eprintln!("Maven ended with {status} although no test failed: counted as one failure");
+        count.failed = 1;
+    }
+    Ok(count)
+}
+
+/// Reads the sum that surefire prints for a module: `[INFO] Tests run: 33, Failures: 0, Errors: 0, Skipped: 0`. The lines of
+/// single classes say more, so they are not read twice.
+fn module(line: &str) -> Option<Count> {
+    let sums = line.split_once("Tests run: ")?.1;
+    if sums.contains("Time elapsed") {
+        return None;
+    }
+    let mut numbers =
+        sums.split(", ").map(|part| part.rsplit(' ').next().and_then(|number| number.trim().parse().ok()));
+    let mut next = || numbers.next().flatten();
+    let (run, failures, errors, skipped): (u64, u64, u64, u64) = (next()?, next()?, next()?, next()?);
+    Some(Count { passed: run.saturating_sub(failures + errors + skipped), failed: failures + errors, skipped })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sum_of_a_module_is_counted_once() {
+        let sum = "[ERROR] Tests run: 33, Failures: 1, Errors: 2, Skipped: 3";
+        assert_eq!(module(sum), Some(Count { passed: 27, failed: 3, skipped: 3 }));
+        assert_eq!(
+            module("[INFO] Tests run: 33, Failures: 0, Errors: 0, Skipped: 0, Time elapsed: 15.3 s -- in X"),
+            None
+        );
+        assert_eq!(module("[INFO] BUILD SUCCESS"), None);
+    }
+}
