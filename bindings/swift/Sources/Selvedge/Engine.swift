@@ -1,0 +1,239 @@
+import Foundation
+import SelvedgeGenerated
+
+/// An engine: one database, its models, and threads of its own.
+///
+/// All of its calls may be made from any task, at once. A call whose task is cancelled stops its work and throws
+/// `CancellationError`; every other error is a ``SelvedgeError``.
+///
+/// ```swift
+/// let engine = try await Engine(database: "shop.db")
+/// let order = try await engine.submit("orders.create", ["item": "tea"])
+/// print(order.key)
+/// ```
+public final class Engine: Sendable {
+    private let native: SelvedgeGenerated.Engine
+
+    /// Opens a database, and models if there are any. Large models take seconds; no thread is blocked.
+    ///
+    /// - Parameters:
+    ///   - database: the path of the file; it is made when it is not there.
+    ///   - models: language models to open.
+    ///   - durability: what a power cut may cost.
+    ///   - hosts: what the app lends the engine.
+    ///   - callbackTimeout: how long a callback of the app may take, in seconds.
+    /// - Throws: ``SelvedgeError`` of kind `damaged`, `newerVersion`, `permissionDenied`, `storageFull`, `busy`, `conflict`
+    ///   (another program's file), `invalidInput` or `unsupported`.
+    public init(
+        database: String,
+        models: [ModelConfig] = [],
+        durability: Durability = .durable,
+        hosts: Hosts = Hosts(),
+        callbackTimeout: TimeInterval = 30
+    ) async throws {
+        let config = EngineConfig(
+            database: database,
+            durability: durability,
+            models: models,
+            callbackTimeoutMs: milliseconds(callbackTimeout)
+        )
+        native = try await calling { try await SelvedgeGenerated.Engine.open(config: config, hosts: hosts) }
+    }
+
+    /// Opens a database at a file URL.
+    public convenience init(
+        database: URL,
+        models: [ModelConfig] = [],
+        durability: Durability = .durable,
+        hosts: Hosts = Hosts(),
+        callbackTimeout: TimeInterval = 30
+    ) async throws {
+        try await self.init(
+            database: database.path, models: models, durability: durability, hosts: hosts, callbackTimeout: callbackTimeout)
+    }
+
+    // MARK: Intents
+
+    /// Writes an intent down before anything is sent. Once this returns it survives the end of the process, and every
+    /// attempt carries the same key.
+    ///
+    /// - Throws: `conflict` for another intent of the same id, `tooLarge`, `invalidInput`, `storageFull`.
+    public func submit(_ intent: NewIntent, call: Call = Call()) async throws -> Submitted {
+        try await cancellable { [native] in try await native.submit(intent: intent, call: call, cancel: $0) }
+    }
+
+    /// Submits an operation with a value, as JSON.
+    public func submit(_ operation: String, _ payload: some Encodable & Sendable, call: Call = Call()) async throws -> Submitted {
+        let json: Data
+        do {
+            json = try JSONEncoder().encode(payload)
+        } catch {
+            throw SelvedgeError(.invalidInput, "the payload cannot be written as JSON: \(error)", operation: "engine.submit")
+        }
+        return try await submit(NewIntent(operation: operation, payload: json), call: call)
+    }
+
+    /// One page of intents, in the order in which they were submitted.
+    public func intents(_ filter: IntentFilter = IntentFilter()) async throws -> IntentPage {
+        try await calling { [native] in try await native.intents(filter: filter) }
+    }
+
+    /// One intent, if it is still kept.
+    public func intent(id: String) async throws -> IntentView? {
+        try await calling { [native] in try await native.intent(id: id) }
+    }
+
+    /// Sends every pending intent once. A request that fails is counted and tried again later.
+    ///
+    /// - Throws: `unavailable` when the device is offline; no attempt is counted then.
+    public func flush(_ transport: any HTTPTransport, call: Call = Call()) async throws -> Flushed {
+        try await cancellable { [native] in
+            try await native.flush(transport: HostedTransport(transport), call: call, cancel: $0)
+        }
+    }
+
+    /// Sends intents as they come, until the task is cancelled.
+    public func relay(_ transport: any HTTPTransport, call: Call = Call()) async throws {
+        try await cancellable { [native] in
+            try await native.relay(transport: HostedTransport(transport), call: call, cancel: $0)
+        }
+    }
+
+    // MARK: Jobs
+
+    /// Writes jobs down, all or none.
+    ///
+    /// - Throws: `tooLarge`, `invalidInput`, `storageFull`.
+    public func enqueue(_ jobs: NewJob..., call: Call = Call()) async throws -> [EnqueuedJob] {
+        try await enqueue(jobs, call: call)
+    }
+
+    /// Writes jobs down, all or none.
+    public func enqueue(_ jobs: [NewJob], call: Call = Call()) async throws -> [EnqueuedJob] {
+        try await cancellable { [native] in try await native.enqueue(jobs: jobs, call: call, cancel: $0) }
+    }
+
+    /// One page of jobs, by number.
+    public func jobs(_ filter: JobFilter = JobFilter()) async throws -> JobPage {
+        try await calling { [native] in try await native.jobs(filter: filter) }
+    }
+
+    /// Depth and age of every queue.
+    public func queues() async throws -> [QueueStats] {
+        try await calling { [native] in try await native.queues() }
+    }
+
+    /// Cancels a job. A job that has ended is no error.
+    public func cancelJob(_ id: Int64) async throws {
+        try await calling { [native] in try await native.cancelJob(id: id) }
+    }
+
+    /// Makes a dead or cancelled job ready again, with all of its attempts.
+    public func reviveJob(_ id: Int64) async throws {
+        try await calling { [native] in try await native.reviveJob(id: id) }
+    }
+
+    /// Gives jobs to `handler` until the task is cancelled: then it takes no more, waits for those that run and returns.
+    ///
+    /// - Parameters:
+    ///   - queues: where to take jobs from.
+    ///   - concurrency: how many jobs run at once.
+    ///   - timeout: how long one job may take, in seconds.
+    public func work(
+        on queues: [String],
+        concurrency: UInt32 = 1,
+        timeout: TimeInterval = 30,
+        handler: @escaping JobHandler
+    ) async throws {
+        let options = WorkOptions(queues: queues, concurrency: concurrency, timeoutMs: milliseconds(timeout))
+        try await cancellable { [native] in
+            try await native.work(handler: HostedHandler(handler), options: options, cancel: $0)
+        }
+    }
+
+    // MARK: Topics
+
+    /// Publishes a message to whoever subscribes in any process on this database, and returns its cursor.
+    @discardableResult
+    public func publish(_ topic: String, _ payload: Data, call: Call = Call()) async throws -> Int64 {
+        try await cancellable { [native] in
+            try await native.publish(topic: topic, payload: payload, call: call, cancel: $0)
+        }
+    }
+
+    /// The messages of a topic. The subscription begins when the first is asked for, and ends with the loop or its task.
+    ///
+    /// - Parameters:
+    ///   - start: where to begin.
+    ///   - buffer: how many messages a slow subscriber may be behind before it skips the oldest; without it nothing that
+    ///     is kept is skipped.
+    public func subscribe(
+        _ topic: String,
+        from start: Start = .now,
+        buffer: UInt32? = nil
+    ) -> AsyncThrowingStream<Notice, any Error> {
+        pulled { [native] in
+            let stream = try await native.subscribe(topic: topic, from: start, buffer: buffer)
+            return Source(cancel: stream.cancel) { try await stream.nextBatch(max: 64) }
+        }
+    }
+
+    // MARK: Models
+
+    /// Asks a model to go on with a chat. The answer stops with the loop or its task.
+    ///
+    /// ```swift
+    /// for try await part in engine.chat(ChatRequest("Name three teas.")) {
+    ///     print(part.text, terminator: "")
+    /// }
+    /// ```
+    public func chat(_ request: ChatRequest, call: Call = Call()) -> AsyncThrowingStream<ChatChunk, any Error> {
+        pulled { [native] in
+            let handle = CancelHandle()
+            let stream = try await cancelling({ try handle.cancel() }) {
+                try await native.chat(request: request, call: call, cancel: handle)
+            }
+            return Source(cancel: stream.cancel) { try await stream.nextBatch().map { [$0] } ?? [] }
+        }
+    }
+
+    /// Vectors that stand for texts, each of length 1.
+    public func embed(_ texts: [String], model: String? = nil, call: Call = Call()) async throws -> [[Float]] {
+        try await cancellable { [native] in
+            try await native.embed(texts: texts, model: model, call: call, cancel: $0)
+        }
+    }
+
+    /// The models, by name.
+    public func models() throws -> [ModelDescription] { try calling { try native.models() } }
+
+    // MARK: The app's life
+
+    /// Looks at the database, the models, the network and the heat.
+    public func doctor() async throws -> DoctorReport {
+        try await calling { [native] in try await native.doctor() }
+    }
+
+    /// One tick of housekeeping. Call it at each start, and about once a second while jobs are worked on.
+    public func maintain() async throws {
+        try await calling { [native] in try await native.maintain() }
+    }
+
+    /// Gets ready for the app to be frozen: what runs stops, running writes end, and no file lock is held afterwards.
+    /// (iOS ends apps that hold one in a shared container.)
+    public func suspend() async throws {
+        try await calling { [native] in try await native.suspend() }
+    }
+
+    /// Goes on after ``suspend()``.
+    public func resume() throws { try calling { try native.resume() } }
+
+    /// Gives back the memory that can be had again: for `didReceiveMemoryWarning`.
+    public func trim() async throws {
+        try await calling { [native] in try await native.trim() }
+    }
+
+    /// Closes the engine: calls that run end, later ones fail with kind `closed`. Nothing acknowledged is lost, and doing it
+    /// twice changes nothing. Letting go of the last reference closes it too.
+    public func close() throws { try calling { try native.shutdown() } }
+}
