@@ -1,0 +1,459 @@
+import Foundation
+import class SelvedgeGenerated.CancelHandle
+import Testing
+
+@testable import Selvedge
+
+/// The scenarios of bindings/scenarios.md, on the real library, database, HTTP and model. One at a time: they count live
+/// objects.
+@Suite(.serialized, .timeLimit(.minutes(3)))
+final class ScenariosTests: Sendable {
+    private static let model = ProcessInfo.processInfo.environment["SELVEDGE_MODEL"]
+    private let folder: URL
+    private let server: Server
+    private var path: String { folder.appendingPathComponent("app.db").path }
+
+    init() throws {
+        folder = FileManager.default.temporaryDirectory.appendingPathComponent(UUID().uuidString)
+        try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
+        server = try Server()
+    }
+
+    deinit {
+        server.close()
+        try? FileManager.default.removeItem(at: folder)
+    }
+
+    private func open(hosts: Hosts = Hosts(), models: [ModelConfig] = [], timeout: TimeInterval = 30) async throws -> Engine {
+        try await Engine(database: path, models: models, hosts: hosts, callbackTimeout: timeout)
+    }
+
+    private func talking() async throws -> Engine {
+        let path = try #require(Self.model)
+        return try await open(models: [ModelConfig(path: path, name: "smol", contextTokens: 2048, threads: 1)])
+    }
+
+    private var transport: URLSessionTransport { URLSessionTransport(server: server.url) }
+
+    private func tea(id: String? = nil, businessKey: String? = nil) -> NewIntent {
+        NewIntent(operation: "orders.create", payload: Data(#"{"item":"tea"}"#.utf8), businessKey: businessKey, id: id)
+    }
+
+    private func ask(_ text: String, _ tokens: UInt32) -> ChatRequest {
+        ChatRequest(
+            messages: [ChatMessage(role: "user", content: text)], maxTokens: tokens, batchWaitMs: 60_000)
+    }
+
+    private func until(_ what: String, _ holds: () async throws -> Bool) async throws {
+        let end = Date().addingTimeInterval(20)
+        while try await !holds() {
+            try #require(Date() < end, "it never came about that \(what)")
+            try await Task.sleep(nanoseconds: 10_000_000)
+        }
+    }
+
+    private func fails(_ kind: ErrorKind, _ work: () async throws -> some Any, line: Int = #line) async throws -> SelvedgeError {
+        do {
+            let outcome = try await work()
+            Issue.record("line \(line): expected \(kind), got \(outcome)")
+        } catch let error as SelvedgeError {
+            #expect(error.kind == kind, "line \(line): \(error)")
+            return error
+        }
+        throw SelvedgeError(.internal, "no error")
+    }
+
+    @Test func aNewDatabaseIsFoundWell() async throws {
+        let report = try await open().doctor()
+        #expect(report.health == .ok)
+        #expect(report.findings[0].found.contains("app.db"))
+    }
+
+    @Test func anIntentSurvivesReopening() async throws {
+        let engine = try await open()
+        let submitted = try await engine.submit(tea(businessKey: "cart-17"))
+        #expect(submitted.key.hasPrefix("orders.create:cart-17:"))
+        try engine.close()
+        let again = try await open()
+        #expect(try await again.intents().items.map(\.id) == [submitted.id])
+        let view = try #require(try await again.intent(id: submitted.id))
+        #expect(view.state == .pending)
+        #expect(view.payload == tea().payload)
+        #expect(try await again.intent(id: UUID().uuidString) == nil)
+    }
+
+    @Test func anIntentWithAKnownIdIsADuplicate() async throws {
+        let engine = try await open()
+        let id = UUID().uuidString
+        #expect(try await !engine.submit(tea(id: id)).duplicate)
+        #expect(try await engine.submit(tea(id: id)).duplicate)
+        let other = NewIntent(operation: "orders.create", payload: Data(#"{"item":"gold"}"#.utf8), id: id)
+        _ = try await fails(.conflict) { try await engine.submit(other) }
+    }
+
+    @Test func aFlushSendsTheKeyAndKeepsTheAnswer() async throws {
+        let engine = try await open()
+        let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+        let submitted = try await engine.submit("orders.create", ["item": "tea"], call: Call(traceparent: trace))
+        let flushed = try await engine.flush(transport)
+        #expect([flushed.attempts, flushed.answered, flushed.failed] == [1, 1, 0])
+        let seen = try #require(server.seen.first)
+        #expect(seen.headers["idempotency-key"] == "\"\(submitted.key)\"")
+        #expect(seen.headers["traceparent"]?.contains("4bf92f3577b34da6a3ce929d0e0e4736") == true)
+        #expect(seen.body == #"{"operation":"orders.create","payload":{"item":"tea"}}"#)
+        let view = try #require(try await engine.intent(id: submitted.id))
+        #expect(view.state == .done)
+        #expect(view.answerStatus == 201)
+        #expect(view.answerBody == Data(#"{"ok":true}"#.utf8))
+    }
+
+    @Test func aRefusedIntentIsKeptAsRefused() async throws {
+        let engine = try await open()
+        let submitted = try await engine.submit(tea())
+        server.answer(422)
+        _ = try await engine.flush(transport)
+        let view = try #require(try await engine.intent(id: submitted.id))
+        #expect(view.state == .refused)
+        #expect(view.answerStatus == 422)
+    }
+
+    @Test func aFailedRequestIsRepeatedWithTheSameKey() async throws {
+        let engine = try await open()
+        let submitted = try await engine.submit(tea())
+        server.answer(503)
+        #expect(try await engine.flush(transport).failed == 1)
+        #expect(try await engine.flush(transport).answered == 1)
+        #expect(server.seen.map { $0.headers["idempotency-key"] } == ["\"\(submitted.key)\"", "\"\(submitted.key)\""])
+    }
+
+    @Test func aRelaySendsIntentsAsTheyCome() async throws {
+        let engine = try await open()
+        let relay = Task { [transport] in try await engine.relay(transport) }
+        for _ in 0..<3 { _ = try await engine.submit(tea()) }
+        try await until("all are sent") { server.seen.count == 3 }
+        relay.cancel()
+        _ = await relay.result
+    }
+
+    @Test func offlineIsAnErrorAndCostsNoAttempt() async throws {
+        let engine = try await open(hosts: Hosts(connectivity: Offline()))
+        let submitted = try await engine.submit(tea())
+        let error = try await fails(.unavailable) { try await engine.flush(self.transport) }
+        #expect(error.message.contains("offline"))
+        #expect(try await engine.intent(id: submitted.id)?.attempts == 0)
+        #expect(server.seen.isEmpty)
+    }
+
+    @Test func aCallbackThatThrowsIsAFailedAttempt() async throws {
+        let engine = try await open()
+        let submitted = try await engine.submit(tea())
+        #expect(try await engine.flush(Sending { _ in throw URLError(.badURL) }).failed == 1)
+        #expect(try await engine.intent(id: submitted.id)?.lastError?.contains("a callback of the app threw") == true)
+        #expect(try await engine.flush(Sending { _ in throw SelvedgeError(.unavailable, "no route") }).failed == 1)
+        #expect(try await engine.intent(id: submitted.id)?.lastError?.contains("no route") == true)
+        #expect(try await engine.flush(transport).answered == 1)
+    }
+
+    @Test func aCallbackThatHangsEndsByItsTimeout() async throws {
+        let engine = try await open(timeout: 0.1)
+        let submitted = try await engine.submit(tea())
+        #expect(try await engine.flush(Sending(hang)).failed == 1)
+        #expect(try await engine.intent(id: submitted.id)?.lastError?.contains("in time") == true)
+    }
+
+    @Test func aCallbackMayCallTheEngine() async throws {
+        let engine = try await open()
+        _ = try await engine.submit(tea())
+        let sizes = Kept<Int>()
+        let transport = transport
+        let calling = Sending { request in
+            sizes.add(try await engine.intents().items.count)
+            return try await transport.send(request)
+        }
+        #expect(try await engine.flush(calling).answered == 1)
+        #expect(sizes.all == [1])
+    }
+
+    @Test func messagesArriveInOrder() async throws {
+        let engine = try await open()
+        for number in 0..<100 { try await engine.publish("news", Data("\(number)".utf8)) }
+        func read(_ count: Int, from start: Start) async throws -> [(Int64, Int)] {
+            var read: [(Int64, Int)] = []
+            for try await notice in engine.subscribe("news", from: start) {
+                guard case .message(let cursor, let payload, _) = notice else { continue }
+                read.append((cursor, Int(String(decoding: payload, as: UTF8.self))!))
+                if read.count == count { break }
+            }
+            return read
+        }
+        let all = try await read(100, from: .earliest)
+        #expect(all.map(\.1) == Array(0..<100))
+        #expect(try await read(2, from: .after(cursor: all[97].0)).map(\.1) == [98, 99])
+    }
+
+    @Test func aCancelledSubscriptionEnds() async throws {
+        let engine = try await open()
+        let before = try liveObjects()
+        let waiting = Task { for try await _ in engine.subscribe("news") {} }
+        try await until("it waits") { try liveObjects().streams > before.streams }
+        waiting.cancel()
+        await #expect(throws: CancellationError.self) { try await waiting.value }
+        try await until("it is gone") { try liveObjects() == before }
+    }
+
+    @Test func jobsAreWorkedOnAndRetried() async throws {
+        let engine = try await open()
+        let tried = Kept<String>()
+        let jobs = ["good", "bad", "later"].map { NewJob(queue: "mail", payload: Data($0.utf8)) }
+        #expect(try await engine.enqueue(jobs).count == 3)
+        let work = Task {
+            try await engine.work(on: ["mail"], concurrency: 2) { job in
+                let payload = String(decoding: job.payload, as: UTF8.self)
+                tried.add("\(payload) \(job.attempt)")
+                if payload == "bad" { throw SelvedgeError(.invalidInput, "it can never work") }
+                if payload == "later" && job.attempt == 1 { throw URLError(.timedOut) }
+                return .done
+            }
+        }
+        try await until("every job has ended") {
+            let queue = try await engine.queues()[0]
+            return queue.ready + queue.running + queue.scheduled == 0
+        }
+        work.cancel()
+        // A worker that is cancelled ends in order, so that is no error.
+        try await work.value
+        #expect(tried.all.sorted() == ["bad 1", "good 1", "later 1", "later 2"])
+        #expect(try await engine.jobs(JobFilter(state: .dead)).items.map(\.payload) == [Data("bad".utf8)])
+    }
+
+    @Test func aJobIsCancelledAndRevived() async throws {
+        let engine = try await open()
+        let job = NewJob(queue: "mail", payload: Data(), unique: "one")
+        let first = try await engine.enqueue(job)[0]
+        let twin = try await engine.enqueue(job)[0]
+        #expect(twin.id == first.id && twin.duplicate)
+        try await engine.cancelJob(first.id)
+        #expect(try await engine.jobs().items.map(\.state) == [.cancelled])
+        try await engine.reviveJob(first.id)
+        #expect(try await engine.jobs().items.map(\.state) == [.ready])
+    }
+
+    @Test(.enabled(if: model != nil, "SELVEDGE_MODEL names no model"))
+    func aChatStreamsInBatches() async throws {
+        let engine = try await talking()
+        var texts: [String] = []
+        for _ in 0..<2 {
+            var parts: [ChatChunk] = []
+            for try await part in engine.chat(ask("Name three teas.", 64)) { parts.append(part) }
+            #expect(parts.last?.stop != nil)
+            #expect(parts.count <= 6 + parts.map(\.tokens.count).reduce(0, +) / 32)
+            texts.append(parts.map(\.text).joined())
+        }
+        #expect(!texts[0].isEmpty)
+        #expect(texts[0] == texts[1])
+        #expect(try engine.models().map(\.name) == ["smol"])
+    }
+
+    @Test(.enabled(if: model != nil, "SELVEDGE_MODEL names no model"))
+    func aCancelledChatStops() async throws {
+        let engine = try await talking()
+        let parts = Kept<String>()
+        let story = Task {
+            for try await part in engine.chat(ask("Write a long story.", 1500)) { parts.add(part.text) }
+        }
+        try await until("it speaks") { !parts.all.isEmpty }
+        story.cancel()
+        await #expect(throws: CancellationError.self) { try await story.value }
+        // The place is free again: the next answer does not wait for 1,500 tokens.
+        for try await _ in engine.chat(ask("Hi", 1), call: .timeout(60)) { break }
+    }
+
+    @Test(.enabled(if: model != nil, "SELVEDGE_MODEL names no model"))
+    func textsBecomeVectors() async throws {
+        let vectors = try await talking().embed(["green tea", "a train"])
+        #expect(vectors.count == 2)
+        for vector in vectors { #expect(abs(vector.map { $0 * $0 }.reduce(0, +) - 1) < 1e-3) }
+    }
+
+    @Test func withoutAModelAChatIsUnsupported() async throws {
+        let engine = try await open()
+        _ = try await fails(.unsupported) { for try await _ in engine.chat(self.ask("Hi", 1)) {} }
+    }
+
+    @Test func aUsedCancelHandleStopsACall() async throws {
+        let engine = try await open()
+        _ = try await engine.submit(tea())
+        let sending = Kept<String>()
+        let before = try liveObjects()
+        let flush = Task {
+            try await engine.flush(
+                Sending {
+                    sending.add($0.path)
+                    return try await hang($0)
+                })
+        }
+        try await until("it sends") { !sending.all.isEmpty }
+        let cancelled = Date()
+        flush.cancel()
+        await #expect(throws: CancellationError.self) { try await flush.value }
+        #expect(Date().timeIntervalSince(cancelled) < 5)
+        try await until("its handle is gone") { try liveObjects() == before }
+        // What was cancelled before it began changes nothing.
+        let submit = Task { [self] in
+            try? await Task.sleep(nanoseconds: 1_000_000_000)
+            return try await engine.submit(tea())
+        }
+        submit.cancel()
+        await #expect(throws: CancellationError.self) { try await submit.value }
+        #expect(try await engine.intents().items.count == 1)
+    }
+
+    @Test func aTimeoutEndsACall() async throws {
+        let engine = try await open()
+        _ = try await engine.submit(tea())
+        _ = try await fails(.deadlineExceeded) { try await engine.flush(Sending(hang), call: .timeout(0.1)) }
+    }
+
+    @Test func aSuspendedEngineRefusesUntilItResumes() async throws {
+        let engine = try await open()
+        try await engine.suspend()
+        _ = try await fails(.unavailable) { try await engine.submit(self.tea()) }
+        try engine.resume()
+        #expect(try await !engine.submit(tea()).duplicate)
+    }
+
+    @Test func trimAndMaintainLoseNothing() async throws {
+        let engine = try await open()
+        _ = try await engine.submit(tea())
+        try await engine.trim()
+        try await engine.maintain()
+        #expect(try await engine.intents().items.count == 1)
+    }
+
+    @Test func aClosedEngineSaysSo() async throws {
+        let engine = try await open()
+        try engine.close()
+        try engine.close()
+        let error = try await fails(.closed) { try await engine.submit(self.tea()) }
+        #expect(error.localizedDescription.contains("open a new one"))
+        #expect(error.recoverySuggestion == "open a new one")
+    }
+
+    @Test func manyThreadsShareAnEngine() async throws {
+        let engine = try await open()
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            for _ in 0..<8 {
+                group.addTask { for _ in 0..<25 { _ = try await engine.submit(self.tea()) } }
+            }
+            try await group.waitForAll()
+        }
+        #expect(try await engine.intents(IntentFilter(limit: 1000)).items.count == 200)
+    }
+
+    @Test func aHugePayloadIsRefused() async throws {
+        let engine = try await open()
+        let huge = Data(repeating: UInt8(ascii: "x"), count: 100_000_000)
+        _ = try await fails(.tooLarge) { try await engine.submit(NewIntent(operation: "orders.create", payload: huge)) }
+        _ = try await fails(.tooLarge) { try await engine.enqueue(NewJob(queue: "mail", payload: huge)) }
+        #expect(try await engine.intents().items.isEmpty)
+    }
+
+    @Test func aPayloadThatIsNotTextIsRefused() async throws {
+        let engine = try await open()
+        let bytes = Data([0x22, 0xff, 0xfe, 0x22])
+        _ = try await fails(.invalidInput) { try await engine.submit(NewIntent(operation: "orders.create", payload: bytes)) }
+    }
+
+    @Test func anUnwritablePathIsRefused() async throws {
+        for bad in ["", "a\0b", folder.appendingPathComponent("no/such/folder/app.db").path] {
+            let error = await #expect(throws: SelvedgeError.self) { try await Engine(database: bad) }
+            _ = error
+        }
+        let missing = folder.appendingPathComponent("no/such/folder/app.db")
+        do { _ = try await Engine(database: missing) } catch let error as SelvedgeError { #expect(error.advice != nil) }
+    }
+
+    @Test func twoEnginesShareOneFile() async throws {
+        let one = try await open()
+        let two = try await open()
+        try await one.publish("news", Data("hello".utf8))
+        for try await notice in two.subscribe("news", from: .earliest) {
+            guard case .message(_, let payload, _) = notice else { continue }
+            #expect(payload == Data("hello".utf8))
+            break
+        }
+    }
+
+    @Test func theAppsClockIsTheDatabases() async throws {
+        let engine = try await open(hosts: Hosts(clock: Later()))
+        let id = try await engine.submit(tea()).id
+        let at = try #require(try await engine.intent(id: id)).submittedAtMs
+        #expect((0...60_000).contains(at - Later.now))
+    }
+
+    @Test func heatShowsInTheReport() async throws {
+        let report = try await open(hosts: Hosts(thermal: Hot())).doctor()
+        #expect(report.health == .warning)
+        #expect(report.findings.first { $0.check == "heat" }?.found.contains("1.25") == true)
+    }
+
+    @Test func logLinesReachTheApp() async throws {
+        let sink = Sink()
+        let engine = try await open(hosts: Hosts(connectivity: Unsure(), log: sink))
+        _ = try await engine.submit(tea())
+        #expect(try await engine.flush(transport).answered == 1)
+        try await until("the warning arrives") { sink.lines.all.contains { $0.contains("nobody knows") } }
+    }
+
+    @Test func nothingLeaks() async throws {
+        let engine = try await open()
+        let before = try liveObjects()
+        for _ in 0..<10_000 { try CancelHandle().cancel() }
+        for _ in 0..<1_000 { try await engine.publish("news", Data("tea".utf8)) }
+        for _ in 0..<1_000 { for try await _ in engine.subscribe("news", from: .earliest) { break } }
+        #expect(try liveObjects() == before)
+    }
+}
+
+private func hang(_: HTTPRequest) async throws -> HTTPResponse {
+    try await Task.sleep(nanoseconds: 3_600_000_000_000)
+    throw SelvedgeError(.internal, "never")
+}
+
+private struct Sending: HTTPTransport {
+    let sending: @Sendable (HTTPRequest) async throws -> HTTPResponse
+    init(_ sending: @escaping @Sendable (HTTPRequest) async throws -> HTTPResponse) { self.sending = sending }
+    func send(_ request: HTTPRequest) async throws -> HTTPResponse { try await sending(request) }
+}
+
+private final class Kept<Element: Sendable>: @unchecked Sendable {
+    private let lock = NSLock()
+    private var elements: [Element] = []
+    var all: [Element] { lock.withLock { elements } }
+    func add(_ element: Element) { lock.withLock { elements.append(element) } }
+}
+
+private final class Offline: Connectivity {
+    func status() throws -> NetworkStatus { .offline }
+}
+
+private final class Unsure: Connectivity {
+    func status() throws -> NetworkStatus { throw SelvedgeError(.unavailable, "nobody knows") }
+}
+
+private final class Hot: ThermalSensor {
+    func read() throws -> ThermalReading { ThermalReading(status: .severe, headroom: 1.25) }
+}
+
+private final class Later: HostClock {
+    static let now: Int64 = 4_000_000_000_000
+    func nowMs() throws -> Int64 { Self.now }
+}
+
+private final class Sink: LogSink {
+    let lines = Kept<String>()
+    func log(record: LogRecord) throws {
+        lines.add(record.message)
+        throw SelvedgeError(.internal, "a sink that throws disturbs nobody")
+    }
+}
