@@ -7,9 +7,10 @@ use super::{Outcome, sources::Sources};
 const TABLE: &str = "bindings/scenarios.md";
 
 /// The languages, and the files that hold their scenarios.
-const HOSTS: [(&str, &str); 2] = [
+const HOSTS: [(&str, &str); 3] = [
     ("Python", "bindings/ffi/python/test_scenarios.py"),
     ("Kotlin", "bindings/kotlin/selvedge-jvm/src/test/kotlin/dev/selvedge/ScenariosTest.kt"),
+    ("Swift", "bindings/swift/Tests/SelvedgeTests/ScenariosTests.swift"),
 ];
 
 pub(super) fn check(sources: &Sources) -> Result<Outcome> {

@@ -78,6 +78,13 @@ pub(crate) static VENV: [Need; 1] = [Need {
 #[derive(Debug)]
 pub(crate) struct Missing(String);
 
+impl Missing {
+    /// What is missing, and how to install it.
+    pub(crate) fn new(message: String) -> Self {
+        Self(message)
+    }
+}
+
 impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

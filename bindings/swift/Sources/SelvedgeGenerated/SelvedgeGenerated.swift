@@ -3319,19 +3319,19 @@ public struct Call: Equatable, Hashable {
     /**
      * How long it may take, in ms; without it, as long as it takes.
      */
-    public let timeoutMs: UInt64?
+    public var timeoutMs: UInt64?
     /**
      * The trace it belongs to, as a W3C `traceparent`.
      */
-    public let traceparent: String?
+    public var traceparent: String?
     /**
      * Whom it is done for.
      */
-    public let tenant: String?
+    public var tenant: String?
     /**
      * How urgent it is; without it, a person is waiting.
      */
-    public let `class`: Class?
+    public var `class`: Class?
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
@@ -3408,27 +3408,27 @@ public struct ChatChunk: Equatable, Hashable {
     /**
      * The text that was added.
      */
-    public let text: String
+    public var text: String
     /**
      * The tokens that were added.
      */
-    public let tokens: [UInt32]
+    public var tokens: [UInt32]
     /**
      * Why the answer ended; only in the last batch.
      */
-    public let stop: StopReason?
+    public var stop: StopReason?
     /**
      * Tokens of the prompt; only in the last batch.
      */
-    public let promptTokens: UInt32
+    public var promptTokens: UInt32
     /**
      * Reading the prompt, in ms; only in the last batch.
      */
-    public let prefillMs: UInt64
+    public var prefillMs: UInt64
     /**
      * Tokens added a second; only in the last batch.
      */
-    public let tokensPerSecond: Double
+    public var tokensPerSecond: Double
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
@@ -3517,11 +3517,11 @@ public struct ChatMessage: Equatable, Hashable {
     /**
      * `system`, `user` or `assistant`.
      */
-    public let role: String
+    public var role: String
     /**
      * What was said.
      */
-    public let content: String
+    public var content: String
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
@@ -3586,43 +3586,43 @@ public struct ChatRequest: Equatable, Hashable {
     /**
      * What was said so far.
      */
-    public let messages: [ChatMessage]
+    public var messages: [ChatMessage]
     /**
      * The model's name; without it, the first.
      */
-    public let model: String?
+    public var model: String?
     /**
      * The most tokens to add.
      */
-    public let maxTokens: UInt32
+    public var maxTokens: UInt32
     /**
      * 0 takes the likeliest token, always the same; 1 is the model's own distribution.
      */
-    public let temperature: Float
+    public var temperature: Float
     /**
      * Only the likeliest that together have this probability; 1 is all.
      */
-    public let topP: Float
+    public var topP: Float
     /**
      * Only this many of the likeliest; 0 is all.
      */
-    public let topK: UInt32
+    public var topK: UInt32
     /**
      * The seed of the sampling.
      */
-    public let seed: UInt32
+    public var seed: UInt32
     /**
      * Texts that end the answer; they are not part of it.
      */
-    public let stop: [String]
+    public var stop: [String]
     /**
      * The most tokens in one batch of the stream. The first batches are smaller, so that the first word shows at once.
      */
-    public let batchTokens: UInt32
+    public var batchTokens: UInt32
     /**
      * The longest a batch waits to be full, in ms.
      */
-    public let batchWaitMs: UInt64
+    public var batchWaitMs: UInt64
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
@@ -3735,15 +3735,15 @@ public struct DoctorReport: Equatable, Hashable {
     /**
      * The library's version.
      */
-    public let version: String
+    public var version: String
     /**
      * The worst finding.
      */
-    public let health: Health
+    public var health: Health
     /**
      * All findings.
      */
-    public let findings: [Finding]
+    public var findings: [Finding]
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
@@ -3814,27 +3814,27 @@ public struct EngineConfig: Equatable, Hashable {
     /**
      * The database file; it is created if it is not there.
      */
-    public let database: String
+    public var database: String
     /**
      * What a power cut may cost.
      */
-    public let durability: Durability?
+    public var durability: Durability?
     /**
      * The most bytes the database may have; without it, no limit.
      */
-    public let maxBytes: UInt64?
+    public var maxBytes: UInt64?
     /**
      * Language models. The first is the default.
      */
-    public let models: [ModelConfig]
+    public var models: [ModelConfig]
     /**
      * Model calls that wait at most; one more is `Busy`.
      */
-    public let queueLimit: UInt32
+    public var queueLimit: UInt32
     /**
      * The longest a callback of the app may take, in ms. After that the call that needed it goes on with an error.
      */
-    public let callbackTimeoutMs: UInt64
+    public var callbackTimeoutMs: UInt64
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
@@ -3923,11 +3923,11 @@ public struct EnqueuedJob: Equatable, Hashable {
     /**
      * Its number.
      */
-    public let id: Int64
+    public var id: Int64
     /**
      * A job with the same unique key was there already; this is its number, and nothing was added.
      */
-    public let duplicate: Bool
+    public var duplicate: Bool
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
@@ -3992,31 +3992,31 @@ public struct Failure: Equatable, Hashable {
     /**
      * What kind of thing went wrong.
      */
-    public let kind: ErrorKind
+    public var kind: ErrorKind
     /**
      * The operation: `store.commit`.
      */
-    public let operation: String
+    public var operation: String
     /**
      * What failed, on what and why, as one sentence for people, advice included.
      */
-    public let message: String
+    public var message: String
     /**
      * What to do next, if there is something.
      */
-    public let advice: String?
+    public var advice: String?
     /**
      * What it failed on, by name.
      */
-    public let context: [String: String]
+    public var context: [String: String]
     /**
      * The operation had no effect and the same call may succeed later.
      */
-    public let retryable: Bool
+    public var retryable: Bool
     /**
      * How long to wait before the same call, in ms, when that is known.
      */
-    public let retryAfterMs: UInt64?
+    public var retryAfterMs: UInt64?
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
@@ -4111,19 +4111,19 @@ public struct Finding: Equatable, Hashable {
     /**
      * What was looked at: `database`.
      */
-    public let check: String
+    public var check: String
     /**
      * How well it is.
      */
-    public let health: Health
+    public var health: Health
     /**
      * What was found.
      */
-    public let found: String
+    public var found: String
     /**
      * What to do about it, if there is something.
      */
-    public let advice: String?
+    public var advice: String?
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
@@ -4200,15 +4200,15 @@ public struct Flushed: Equatable, Hashable {
     /**
      * Requests sent.
      */
-    public let attempts: UInt64
+    public var attempts: UInt64
     /**
      * Intents the server answered, with yes or no.
      */
-    public let answered: UInt64
+    public var answered: UInt64
     /**
      * Requests that failed and will be repeated.
      */
-    public let failed: UInt64
+    public var failed: UInt64
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
@@ -4279,11 +4279,11 @@ public struct Header: Equatable, Hashable {
     /**
      * Its name.
      */
-    public let name: String
+    public var name: String
     /**
      * Its value.
      */
-    public let value: String
+    public var value: String
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
@@ -4348,23 +4348,23 @@ public struct Hosts {
     /**
      * Whether there is a network; without it, sending is always tried.
      */
-    public let connectivity: Connectivity?
+    public var connectivity: Connectivity?
     /**
      * How hot the device is, for `doctor` and for Schedulers that go by it.
      */
-    public let thermal: ThermalSensor?
+    public var thermal: ThermalSensor?
     /**
      * The wall clock, where the app knows better than the system.
      */
-    public let clock: HostClock?
+    public var clock: HostClock?
     /**
      * Where log lines go; without it, nowhere.
      */
-    public let log: LogSink?
+    public var log: LogSink?
     /**
      * The least urgent lines `log` is given; without it, `Info`.
      */
-    public let logLevel: LogLevel?
+    public var logLevel: LogLevel?
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
@@ -4447,19 +4447,19 @@ public struct HttpRequest: Equatable, Hashable {
     /**
      * `POST`.
      */
-    public let method: String
+    public var method: String
     /**
      * The path below the server's address: `/v1/intents`.
      */
-    public let path: String
+    public var path: String
     /**
      * Names in lower case. Send all of them: `idempotency-key` makes a repeated order harmless.
      */
-    public let headers: [Header]
+    public var headers: [Header]
     /**
      * The body.
      */
-    public let body: Data
+    public var body: Data
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
@@ -4536,15 +4536,15 @@ public struct HttpResponse: Equatable, Hashable {
     /**
      * The status.
      */
-    public let status: UInt16
+    public var status: UInt16
     /**
      * Names in any case.
      */
-    public let headers: [Header]
+    public var headers: [Header]
     /**
      * The body.
      */
-    public let body: Data
+    public var body: Data
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
@@ -4615,15 +4615,15 @@ public struct IntentFilter: Equatable, Hashable {
     /**
      * In this state.
      */
-    public let state: IntentState?
+    public var state: IntentState?
     /**
      * After this place: `next` of the page before.
      */
-    public let after: Int64?
+    public var after: Int64?
     /**
      * The most rows; without it, 100.
      */
-    public let limit: UInt32?
+    public var limit: UInt32?
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
@@ -4694,11 +4694,11 @@ public struct IntentPage: Equatable, Hashable {
     /**
      * The intents.
      */
-    public let items: [IntentView]
+    public var items: [IntentView]
     /**
      * Pass it as `after` for the next page; `None` on the last.
      */
-    public let next: Int64?
+    public var next: Int64?
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
@@ -4763,47 +4763,47 @@ public struct IntentView: Equatable, Hashable {
     /**
      * Its id.
      */
-    public let id: String
+    public var id: String
     /**
      * Its idempotency key.
      */
-    public let key: String
+    public var key: String
     /**
      * What the server should do.
      */
-    public let operation: String
+    public var operation: String
     /**
      * What it needs for that.
      */
-    public let payload: Data
+    public var payload: Data
     /**
      * Whether it has been answered.
      */
-    public let state: IntentState
+    public var state: IntentState
     /**
      * The status of the answer.
      */
-    public let answerStatus: UInt16?
+    public var answerStatus: UInt16?
     /**
      * The body of the answer.
      */
-    public let answerBody: Data?
+    public var answerBody: Data?
     /**
      * How often it was sent.
      */
-    public let attempts: UInt32
+    public var attempts: UInt32
     /**
      * Why it failed last.
      */
-    public let lastError: String?
+    public var lastError: String?
     /**
      * The trace it belongs to, as a W3C `traceparent`.
      */
-    public let traceparent: String?
+    public var traceparent: String?
     /**
      * When it was submitted, in ms since the Unix epoch.
      */
-    public let submittedAtMs: Int64
+    public var submittedAtMs: Int64
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
@@ -4922,19 +4922,19 @@ public struct JobFilter: Equatable, Hashable {
     /**
      * Of this queue.
      */
-    public let queue: String?
+    public var queue: String?
     /**
      * In this state.
      */
-    public let state: JobState?
+    public var state: JobState?
     /**
      * After this place: `next` of the page before.
      */
-    public let after: Int64?
+    public var after: Int64?
     /**
      * The most rows; without it, 100.
      */
-    public let limit: UInt32?
+    public var limit: UInt32?
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
@@ -5011,11 +5011,11 @@ public struct JobPage: Equatable, Hashable {
     /**
      * The jobs.
      */
-    public let items: [JobView]
+    public var items: [JobView]
     /**
      * Pass it as `after` for the next page; `None` on the last.
      */
-    public let next: Int64?
+    public var next: Int64?
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
@@ -5080,35 +5080,35 @@ public struct JobView: Equatable, Hashable {
     /**
      * Its number.
      */
-    public let id: Int64
+    public var id: Int64
     /**
      * Its queue.
      */
-    public let queue: String
+    public var queue: String
     /**
      * Its payload.
      */
-    public let payload: Data
+    public var payload: Data
     /**
      * Where it is in its life.
      */
-    public let state: JobState
+    public var state: JobState
     /**
      * How often it was started.
      */
-    public let attempt: UInt32
+    public var attempt: UInt32
     /**
      * How often it may be started.
      */
-    public let maxAttempts: UInt32
+    public var maxAttempts: UInt32
     /**
      * When it may run next, in ms since the Unix epoch.
      */
-    public let runAtMs: Int64
+    public var runAtMs: Int64
     /**
      * Why it failed last.
      */
-    public let lastError: String?
+    public var lastError: String?
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
@@ -5209,27 +5209,27 @@ public struct LeasedJob: Equatable, Hashable {
     /**
      * Its number.
      */
-    public let id: Int64
+    public var id: Int64
     /**
      * Its queue.
      */
-    public let queue: String
+    public var queue: String
     /**
      * Its payload.
      */
-    public let payload: Data
+    public var payload: Data
     /**
      * Which attempt this is, counted from 1.
      */
-    public let attempt: UInt32
+    public var attempt: UInt32
     /**
      * How many attempts it has.
      */
-    public let maxAttempts: UInt32
+    public var maxAttempts: UInt32
     /**
      * The trace it belongs to, as a W3C `traceparent`.
      */
-    public let traceparent: String?
+    public var traceparent: String?
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
@@ -5318,15 +5318,15 @@ public struct LiveObjects: Equatable, Hashable {
     /**
      * Engines.
      */
-    public let engines: UInt64
+    public var engines: UInt64
     /**
      * Answers and subscriptions that are being read.
      */
-    public let streams: UInt64
+    public var streams: UInt64
     /**
      * Cancel handles.
      */
-    public let cancels: UInt64
+    public var cancels: UInt64
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
@@ -5397,15 +5397,15 @@ public struct LogRecord: Equatable, Hashable {
     /**
      * How urgent it is.
      */
-    public let level: LogLevel
+    public var level: LogLevel
     /**
      * The part it comes from.
      */
-    public let target: String
+    public var target: String
     /**
      * The line, with its fields as `name=value`.
      */
-    public let message: String
+    public var message: String
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
@@ -5476,23 +5476,23 @@ public struct ModelConfig: Equatable, Hashable {
     /**
      * The GGUF file.
      */
-    public let path: String
+    public var path: String
     /**
      * The name requests give; without it, the file's name.
      */
-    public let name: String?
+    public var name: String?
     /**
      * The digest the file must have, 64 hex digits.
      */
-    public let sha256: String?
+    public var sha256: String?
     /**
      * The longest context, in tokens; without it, the model's own, bounded by the plugin.
      */
-    public let contextTokens: UInt32?
+    public var contextTokens: UInt32?
     /**
      * Threads that compute; without it, as many as help.
      */
-    public let threads: UInt32?
+    public var threads: UInt32?
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
@@ -5575,19 +5575,19 @@ public struct ModelDescription: Equatable, Hashable {
     /**
      * Its name, as requests give it.
      */
-    public let name: String
+    public var name: String
     /**
      * What it is: `llama 135M Q4_1`.
      */
-    public let description: String
+    public var description: String
     /**
      * The most tokens a context may have.
      */
-    public let contextTokens: UInt32
+    public var contextTokens: UInt32
     /**
      * The length of an embedding; 0 when it makes none.
      */
-    public let embeddingLength: UInt32
+    public var embeddingLength: UInt32
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
@@ -5664,31 +5664,31 @@ public struct NewIntent: Equatable, Hashable {
     /**
      * What the server should do: `orders.create`.
      */
-    public let operation: String
+    public var operation: String
     /**
      * What it needs for that: JSON in UTF-8.
      */
-    public let payload: Data
+    public var payload: Data
     /**
      * What the app calls it (a cart or order number), for people who read keys.
      */
-    public let businessKey: String?
+    public var businessKey: String?
     /**
      * Intents of one aggregate go out in order; without one, an intent waits for no other.
      */
-    public let aggregate: String?
+    public var aggregate: String?
     /**
      * The first wait after a failed attempt, in ms; without it, 500.
      */
-    public let backoffBaseMs: UInt64?
+    public var backoffBaseMs: UInt64?
     /**
      * The longest wait between two attempts, in ms; without it, 15 minutes.
      */
-    public let backoffMaxMs: UInt64?
+    public var backoffMaxMs: UInt64?
     /**
      * Its id, a UUID, to submit the same one twice without harm; without it, a new one.
      */
-    public let id: String?
+    public var id: String?
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
@@ -5783,27 +5783,27 @@ public struct NewJob: Equatable, Hashable {
     /**
      * The queue it waits in.
      */
-    public let queue: String
+    public var queue: String
     /**
      * What the handler is given; 16 MiB at most.
      */
-    public let payload: Data
+    public var payload: Data
     /**
      * Smaller runs first; 0 unless set.
      */
-    public let priority: Int16
+    public var priority: Int16
     /**
      * While a job with this key is waiting or running in the queue, another is not added.
      */
-    public let unique: String?
+    public var unique: String?
     /**
      * How long it waits before it may run, in ms.
      */
-    public let delayMs: UInt64
+    public var delayMs: UInt64
     /**
      * How often it may be started before it is a dead letter; without it, 25.
      */
-    public let maxAttempts: UInt32?
+    public var maxAttempts: UInt32?
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
@@ -5892,27 +5892,27 @@ public struct QueueStats: Equatable, Hashable {
     /**
      * The queue.
      */
-    public let queue: String
+    public var queue: String
     /**
      * May run now.
      */
-    public let ready: UInt64
+    public var ready: UInt64
     /**
      * Will run later.
      */
-    public let scheduled: UInt64
+    public var scheduled: UInt64
     /**
      * Leased.
      */
-    public let running: UInt64
+    public var running: UInt64
     /**
      * Dead letters.
      */
-    public let dead: UInt64
+    public var dead: UInt64
     /**
      * How long the oldest job that may run has been waiting, in ms.
      */
-    public let oldestMs: UInt64
+    public var oldestMs: UInt64
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
@@ -6001,15 +6001,15 @@ public struct Submitted: Equatable, Hashable {
     /**
      * Its id.
      */
-    public let id: String
+    public var id: String
     /**
      * Its idempotency key.
      */
-    public let key: String
+    public var key: String
     /**
      * It was there already; nothing was added.
      */
-    public let duplicate: Bool
+    public var duplicate: Bool
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
@@ -6080,12 +6080,12 @@ public struct ThermalReading: Equatable, Hashable {
     /**
      * The step.
      */
-    public let status: ThermalStatus
+    public var status: ThermalStatus
     /**
      * Android's forecast, normalised so that 1.0 is severe throttling and higher is hotter: not degrees. `None` where
      * it is unknown or was asked for too often.
      */
-    public let headroom: Float?
+    public var headroom: Float?
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
@@ -6151,15 +6151,15 @@ public struct WorkOptions: Equatable, Hashable {
     /**
      * The queues, all alike.
      */
-    public let queues: [String]
+    public var queues: [String]
     /**
      * Jobs at once.
      */
-    public let concurrency: UInt32
+    public var concurrency: UInt32
     /**
      * The longest a job may take, in ms; then its attempt counts as failed.
      */
-    public let timeoutMs: UInt64
+    public var timeoutMs: UInt64
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.

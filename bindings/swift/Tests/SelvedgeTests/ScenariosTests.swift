@@ -366,11 +366,13 @@ final class ScenariosTests: Sendable {
 
     @Test func anUnwritablePathIsRefused() async throws {
         for bad in ["", "a\0b", folder.appendingPathComponent("no/such/folder/app.db").path] {
-            let error = await #expect(throws: SelvedgeError.self) { try await Engine(database: bad) }
-            _ = error
+            do {
+                _ = try await Engine(database: bad)
+                Issue.record("\(bad) was opened")
+            } catch let error as SelvedgeError {
+                #expect(error.advice != nil, "\(error)")
+            }
         }
-        let missing = folder.appendingPathComponent("no/such/folder/app.db")
-        do { _ = try await Engine(database: missing) } catch let error as SelvedgeError { #expect(error.advice != nil) }
     }
 
     @Test func twoEnginesShareOneFile() async throws {
