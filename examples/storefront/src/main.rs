@@ -5,6 +5,7 @@
 //! once. The trace id follows it all the way.
 
 mod faults;
+mod host;
 mod link;
 mod phone;
 mod server;
@@ -36,6 +37,8 @@ enum Role {
     },
     /// Runs a phone alone: submits an order now and then and prints each one's id once it is written down.
     Phone(phone::Options),
+    /// Runs the server and a phone that is written in another language, and counts what was lost or charged twice.
+    Host(host::Options),
     /// Kills and freezes phone and server at random moments and counts what was lost or charged twice.
     Faults(faults::Options),
 }
@@ -52,6 +55,7 @@ async fn main() -> anyhow::Result<()> {
         Some(Role::Server(options)) => server::run(options).await,
         Some(Role::Worker { db }) => server::run_worker(&db).await,
         Some(Role::Phone(options)) => phone::run(options).await,
+        Some(Role::Host(options)) => host::run(options).await,
         Some(Role::Faults(options)) => faults::run(options).await,
     }
 }

@@ -204,7 +204,7 @@ async fn pending(phone: &Engine) -> anyhow::Result<usize> {
 }
 
 /// Waits until the server has charged as many orders as there are, or has nothing left to do.
-async fn charged(server: &Server, orders: usize) -> anyhow::Result<Vec<server::Charge>> {
+pub(crate) async fn charged(server: &Server, orders: usize) -> anyhow::Result<Vec<server::Charge>> {
     use selvedge::store::StoreExt;
 
     let deadline = Instant::now() + Duration::from_secs(60);
@@ -220,7 +220,7 @@ async fn charged(server: &Server, orders: usize) -> anyhow::Result<Vec<server::C
     }
 }
 
-fn heading(text: &str) {
+pub(crate) fn heading(text: &str) {
     println!("\n{}", text.if_supports_color(Stdout, |text| text.bold()));
 }
 
