@@ -8,6 +8,7 @@ mod demo;
 mod faults;
 mod hook;
 mod language;
+mod phone;
 mod place;
 mod setup;
 mod shell;

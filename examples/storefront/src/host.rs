@@ -58,7 +58,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let mut counts: Option<Counts> = None;
     let talking = async {
         while let Some(line) = lines.next_line().await? {
-            if let Some((key, trace)) = line.strip_prefix("submitted ").and_then(|rest| rest.split_once(' ')) {
+            if let Some((key, trace)) = line.strip_prefix("submitted ").and_then(|rest| rest.rsplit_once(' ')) {
                 traces.insert(key.to_owned(), trace.to_owned());
             } else if line.starts_with('{') {
                 counts = Some(serde_json::from_str(&line).with_context(|| format!("the phone's counts: {line}"))?);

@@ -14,6 +14,7 @@ mod paths;
 mod pure;
 mod scenarios;
 mod sources;
+mod targets;
 mod tools;
 
 use std::{
@@ -64,7 +65,7 @@ enum Outcome {
 }
 
 /// All of them, the quick ones first.
-const RULES: [Rule; 16] = [
+const RULES: [Rule; 17] = [
     Rule { name: "format", quick: true, mend: "run `cargo fmt --all`", run: cargo::format },
     Rule {
         name: "arrows",
@@ -131,6 +132,12 @@ const RULES: [Rule; 16] = [
         run: cargo::clippy,
     },
     Rule { name: "docs", quick: false, mend: "mend what rustdoc names", run: cargo::docs },
+    Rule {
+        name: "targets",
+        quick: false,
+        mend: "make it compile for phones too: no path, size or call that only the desktop has",
+        run: targets::check,
+    },
 ];
 
 /// What the summary and the JSON file say of one check.

@@ -1,6 +1,6 @@
 //! Kotlin on the JVM, by Maven.
 
-use std::{path::Path, process::Command};
+use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context, Result};
 
@@ -24,8 +24,9 @@ pub(crate) fn run(model: &Path) -> Result<Count> {
     system::ensure(&NEEDS)?;
     let library = bindings::library()?;
     let folder = library.parent().context("the library lies in no folder")?;
+    let project = place::root().join("bindings/kotlin");
     let mut command = Command::new("mvn");
-    command.current_dir(place::root().join("bindings/kotlin"));
+    command.current_dir(&project);
     command.args(["--batch-mode", "--no-transfer-progress", "test"]);
     command.arg(format!("-Dselvedge.library.path={}", folder.display()));
     command.arg(format!("-Dselvedge.model={}", model.display()));
@@ -39,7 +40,21 @@ pub(crate) fn run(model: &Path) -> Result<Count> {
         eprintln!("Maven ended with {status} although no test failed: counted as one failure");
         count.failed = 1;
     }
+    if status.success() {
+        count += super::storefront("Kotlin", &phone(&project.join("storefront/target"), folder)?)?;
+    }
     Ok(count)
+}
+
+/// The storefront's phone, as Maven left it.
+fn phone(built: &Path, library: &Path) -> Result<Command> {
+    let list = built.join("class-path");
+    let others = fs::read_to_string(&list).with_context(|| format!("Maven wrote no {}", list.display()))?;
+    let mut command = Command::new("java");
+    command.arg(format!("-Djna.library.path={}", library.display()));
+    command.args(["-cp", &format!("{}:{}", built.join("classes").display(), others.trim())]);
+    command.arg("dev.selvedge.storefront.MainKt");
+    Ok(command)
 }
 
 /// Reads the sum that surefire prints for a module: `[INFO] Tests run: 33, Failures: 0, Errors: 0, Skipped: 0`. The lines of

@@ -41,11 +41,13 @@ pub(crate) fn run(model: &Path) -> Result<Count> {
     let mut command = swift.command("test", "bindings/swift")?;
     let mut tally = Tally::default();
     let (status, _) = shell::streamed("Swift tests", &mut command, |_, line| tally.line(line))?;
-    Ok(tally.finish(status.success()))
+    let mut count = tally.finish(status.success());
+    count += super::storefront("Swift", &swift.product("storefront")?)?;
+    Ok(count)
 }
 
 /// A Swift toolchain, and the folders that its programs see.
-pub(crate) struct Swift {
+struct Swift {
     /// The chroot it lies in; `None` is this system.
     root: Option<PathBuf>,
     library: PathBuf,
@@ -54,14 +56,23 @@ pub(crate) struct Swift {
 
 impl Swift {
     /// Finds a toolchain or makes one, and builds the library.
-    pub(crate) fn find(model: &Path) -> Result<Self> {
+    fn find(model: &Path) -> Result<Self> {
         let root = if modern() { None } else { Some(trixie()?) };
         let library = bindings::library()?.parent().context("the library lies in no folder")?.to_path_buf();
         Ok(Self { root, library, model: model.to_path_buf() })
     }
 
+    /// A program that the tests' build made.
+    fn product(&self, name: &str) -> Result<Command> {
+        let build = place::target()?.join("swift");
+        let mut command = self.enter(&build)?;
+        let seen = if self.root.is_some() { Path::new("/build") } else { &build };
+        command.arg(seen.join("debug").join(name));
+        Ok(command)
+    }
+
     /// `swift VERB` on a package of the repository. Its products go to the target folder.
-    pub(crate) fn command(&self, verb: &str, package: &str) -> Result<Command> {
+    fn command(&self, verb: &str, package: &str) -> Result<Command> {
         let build = place::target()?.join("swift");
         fs::create_dir_all(&build)?;
         let mut command = self.enter(&build)?;
@@ -123,19 +134,13 @@ fn trixie() -> Result<PathBuf> {
     }
     let mut command = Command::new("debootstrap");
     command.args(["--variant=minbase", &format!("--include={PACKAGES}"), "trixie"]).arg(&partial);
-    if let Some(mirror) = mirror() {
+    if let Some(mirror) = system::mirror() {
         command.arg(mirror);
     }
     shell::quiet("make a Debian trixie with Swift", &mut command)?;
     shell::quiet("drop what was downloaded for it", Command::new("chroot").arg(&partial).args(["apt-get", "clean"]))?;
     fs::rename(&partial, &root).with_context(|| format!("cannot move to {}", root.display()))?;
     Ok(root)
-}
-
-/// Where this machine gets its own packages.
-fn mirror() -> Option<String> {
-    let sources = fs::read_to_string("/etc/apt/sources.list.d/debian.sources").ok()?;
-    Some(sources.lines().find_map(|line| line.strip_prefix("URIs:"))?.split_whitespace().next()?.to_owned())
 }
 
 /// Counts what Swift Testing prints: a line for each test, and one for the whole run.

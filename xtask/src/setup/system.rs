@@ -126,6 +126,12 @@ fn by_hand(missing: &[&Need]) -> Missing {
     ))
 }
 
+/// Where this machine gets its own packages.
+pub(crate) fn mirror() -> Option<String> {
+    let sources = std::fs::read_to_string("/etc/apt/sources.list.d/debian.sources").ok()?;
+    Some(sources.lines().find_map(|line| line.strip_prefix("URIs:"))?.split_whitespace().next()?.to_owned())
+}
+
 /// apt, when this user may run it.
 struct Apt {
     sudo: bool,
