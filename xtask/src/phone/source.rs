@@ -62,40 +62,25 @@ fn source() -> Result<PathBuf> {
     Ok(library)
 }
 
-/// Fetches Debian's package of it, which the backports have while it is the newest.
+/// Debian's package of it, by its digest: the package lists only have the newest compiler's.
+const PACKAGE: (&str, &str, &str) = (
+    "1.95.0",
+    "pool/main/r/rustc/rust-src_1.95.0+dfsg1-2_all.deb",
+    "8e39f55364384322c334f8453c1914b49de94c5a7eca02b427861a624d95854a",
+);
+
 fn fetch(version: &str, folder: &Path) -> Result<()> {
     let by_hand = "run `rustup component add rust-src`, or `rustup target add` for each target";
-    let (Some(mirror), Some(_)) = (system::mirror(), place::on_path("apt-get")) else {
-        bail!(Missing::new(format!("the standard library's source is not installed: {by_hand}")));
+    let helper = Path::new("/usr/lib/apt/apt-helper");
+    let (known, path, digest) = PACKAGE;
+    let Some(mirror) = system::mirror().filter(|_| helper.exists() && known == version) else {
+        bail!(Missing::new(format!("the standard library's source for rustc {version} is not installed: {by_hand}")));
     };
     let scratch = tempfile::tempdir()?;
-    let at = scratch.path();
-    for name in ["lists/partial", "cache/archives/partial"] {
-        fs::create_dir_all(at.join(name))?;
-    }
-    let list = at.join("sources.list");
-    let key = "/usr/share/keyrings/debian-archive-keyring.gpg";
-    fs::write(&list, format!("deb [signed-by={key}] {mirror} trixie-backports main\n"))?;
-    let apt = |arguments: &[&str]| {
-        let mut command = Command::new("apt-get");
-        command.current_dir(at).arg("-q").args(["-o", &format!("Dir::Etc::sourcelist={}", list.display())]);
-        command.args(["-o", "Dir::Etc::sourceparts=-", "-o", "APT::Sandbox::User=root"]);
-        command.args(["-o", &format!("Dir::State::Lists={}", at.join("lists").display())]);
-        command.args(["-o", &format!("Dir::Cache={}", at.join("cache").display())]).args(arguments);
-        command
-    };
-    shell::quiet("look for the standard library's source", &mut apt(&["update"]))?;
-    shell::quiet("fetch the standard library's source, 45 MB", &mut apt(&["download", "rust-src"]))?;
-    let package = fs::read_dir(at)?
-        .flatten()
-        .map(|entry| entry.path())
-        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
-        .context("apt-get downloaded no package")?;
-    let found = shell::quiet("read its version", Command::new("dpkg-deb").arg("-f").arg(&package).arg("Version"))?;
-    if !found.starts_with(&format!("{version}+")) && !found.starts_with(&format!("{version}-")) {
-        let found = found.trim();
-        bail!(Missing::new(format!("rustc is {version}, Debian's source of the standard library {found}: {by_hand}")));
-    }
+    let package = scratch.path().join("rust-src.deb");
+    let mut command = Command::new(helper);
+    command.arg("download-file").arg(format!("{}/{path}", mirror.trim_end_matches('/'))).arg(&package);
+    shell::quiet("fetch the standard library's source, 45 MB", command.arg(format!("SHA256:{digest}")))?;
     let partial = folder.with_extension("partial");
     shell::quiet("unpack it", Command::new("dpkg-deb").arg("-x").arg(&package).arg(&partial))?;
     fs::rename(&partial, folder).with_context(|| format!("cannot move to {}", folder.display()))
