@@ -8,6 +8,7 @@ mod demo;
 mod faults;
 mod hook;
 mod language;
+mod package;
 mod phone;
 mod place;
 mod setup;
@@ -46,6 +47,10 @@ enum Chore {
     Bench(bench::Bench),
     /// Generate the Kotlin and Swift of the library; with --check fail when what is committed differs
     Bindings(bindings::Bindings),
+    /// Pack what apps import: the AAR, the JVM jar, the XCFramework and the Swift package
+    Package(package::Package),
+    /// Check what was packed, and build and run a small consumer against each artefact
+    Verify(package::verify::Verify),
     /// Inject faults and count; exits 1 when anything was lost, doubled or wrong, or nothing was injected
     Faults(faults::Faults),
 }
@@ -75,6 +80,8 @@ fn run(chore: Chore) -> Result<()> {
         Chore::Hook(hook) => hook::run(hook),
         Chore::Bench(bench) => bench::run(&bench),
         Chore::Bindings(options) => bindings::run(&options),
+        Chore::Package(package) => package::run(&package),
+        Chore::Verify(verify) => package::verify::run(&verify),
         Chore::Faults(faults) => faults::run(&faults).map(|_| ()),
     }
 }

@@ -13,7 +13,9 @@ use crate::{
 };
 
 /// Stands for a C compiler: types are checked and nothing is linked, so no C is needed, but build scripts ask for it.
+/// (They also ask which one it is.)
 const COMPILER: &str = "#!/bin/sh
+case $1 in -E) echo '\"clang\"'; exit ;; -\\?) exit 1 ;; esac
 while [ $# -gt 0 ]; do [ \"$1\" = -o ] && : > \"$2\"; shift; done
 ";
 

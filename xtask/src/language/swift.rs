@@ -37,7 +37,8 @@ exec chroot "$root" env -i HOME=/root PATH=/usr/bin:/bin LANG=C.UTF-8 LIBRARY_PA
 
 /// Builds the package against the library and runs its tests.
 pub(crate) fn run(model: &Path) -> Result<Count> {
-    let swift = Swift::find(model)?;
+    let library = bindings::library()?.parent().context("the library lies in no folder")?.to_path_buf();
+    let swift = Swift::find(&Folders { source: place::root(), library, build: place::target()?.join("swift") }, model)?;
     let mut command = swift.command("test", "bindings/swift")?;
     let mut tally = Tally::default();
     let (status, _) = shell::streamed("Swift tests", &mut command, |_, line| tally.line(line))?;
@@ -46,59 +47,68 @@ pub(crate) fn run(model: &Path) -> Result<Count> {
     Ok(count)
 }
 
+/// The folders that a package's build sees.
+#[derive(Clone, Debug)]
+pub(crate) struct Folders {
+    /// What the package lies in.
+    pub(crate) source: PathBuf,
+    /// Where the native library is.
+    pub(crate) library: PathBuf,
+    /// Where the products go.
+    pub(crate) build: PathBuf,
+}
+
 /// A Swift toolchain, and the folders that its programs see.
-struct Swift {
+pub(crate) struct Swift {
     /// The chroot it lies in; `None` is this system.
     root: Option<PathBuf>,
-    library: PathBuf,
+    folders: Folders,
     model: PathBuf,
 }
 
 impl Swift {
-    /// Finds a toolchain or makes one, and builds the library.
-    fn find(model: &Path) -> Result<Self> {
+    /// Finds a toolchain or makes one.
+    pub(crate) fn find(folders: &Folders, model: &Path) -> Result<Self> {
         let root = if modern() { None } else { Some(trixie()?) };
-        let library = bindings::library()?.parent().context("the library lies in no folder")?.to_path_buf();
-        Ok(Self { root, library, model: model.to_path_buf() })
+        fs::create_dir_all(&folders.build)?;
+        Ok(Self { root, folders: folders.clone(), model: model.to_path_buf() })
     }
 
-    /// A program that the tests' build made.
-    fn product(&self, name: &str) -> Result<Command> {
-        let build = place::target()?.join("swift");
-        let mut command = self.enter(&build)?;
-        let seen = if self.root.is_some() { Path::new("/build") } else { &build };
-        command.arg(seen.join("debug").join(name));
+    /// `swift VERB` on a package below the source folder.
+    pub(crate) fn command(&self, verb: &str, package: &str) -> Result<Command> {
+        let mut command = self.enter()?;
+        let (source, build) = match self.root {
+            Some(_) => (Path::new("/src"), Path::new("/build")),
+            None => (self.folders.source.as_path(), self.folders.build.as_path()),
+        };
+        command.args(["swift", verb, "--package-path"]).arg(source.join(package)).arg("--scratch-path").arg(build);
         Ok(command)
     }
 
-    /// `swift VERB` on a package of the repository. Its products go to the target folder.
-    fn command(&self, verb: &str, package: &str) -> Result<Command> {
-        let build = place::target()?.join("swift");
-        fs::create_dir_all(&build)?;
-        let mut command = self.enter(&build)?;
-        let (package, build) = match self.root {
-            Some(_) => (format!("/src/{package}"), PathBuf::from("/build")),
-            None => (place::root().join(package).display().to_string(), build),
-        };
-        command.args(["swift", verb, "--package-path", &package, "--scratch-path"]).arg(build);
+    /// A program that was built.
+    fn product(&self, name: &str) -> Result<Command> {
+        let mut command = self.enter()?;
+        let build = if self.root.is_some() { Path::new("/build") } else { &self.folders.build };
+        command.arg(build.join("debug").join(name));
         Ok(command)
     }
 
     /// `env`, with what the package needs to find the library and the model.
-    fn enter(&self, build: &Path) -> Result<Command> {
+    fn enter(&self) -> Result<Command> {
+        let Folders { source, library, build } = &self.folders;
         let Some(root) = &self.root else {
             let mut command = Command::new("env");
             for name in ["LIBRARY_PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"] {
-                command.env(name, &self.library);
+                command.env(name, library);
             }
             command.env("SELVEDGE_MODEL", &self.model);
             return Ok(command);
         };
+        let models = self.model.parent().context("the model lies in no folder")?;
+        let name = self.model.file_name().context("the model has no name")?;
         let mut command = Command::new("unshare");
         command.args(["--mount", "--propagation", "private", "sh", "-c", ENTER, "sh"]).arg(root);
-        command.arg(place::root()).arg(&self.library).arg(self.model.parent().context("the model lies in no folder")?);
-        command.arg(build);
-        let name = self.model.file_name().context("the model has no name")?;
+        command.arg(source).arg(library).arg(models).arg(build);
         command.arg(format!("SELVEDGE_MODEL=/models/{}", name.to_string_lossy()));
         Ok(command)
     }

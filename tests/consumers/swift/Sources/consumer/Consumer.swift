@@ -1,0 +1,15 @@
+import Foundation
+import Selvedge
+
+@main
+struct Consumer {
+    static func main() async throws {
+        let folder = FileManager.default.temporaryDirectory.appendingPathComponent(UUID().uuidString)
+        try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
+        defer { try? FileManager.default.removeItem(at: folder) }
+        let engine = try await Engine(database: folder.appendingPathComponent("app.db"))
+        let order = try await engine.submit("orders.create", ["item": "tea"])
+        precondition(try await engine.intents().items.map(\.id) == [order.id])
+        print("submitted \(order.key)")
+    }
+}
