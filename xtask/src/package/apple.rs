@@ -20,7 +20,7 @@ use crate::{
 pub(super) const SLICES: [Slice; 3] = [
     Slice {
         target: "aarch64-apple-ios",
-        zig: "aarch64-ios",
+        zig: "aarch64-ios.15.0",
         folder: "ios-arm64",
         platform: "ios",
         variant: None,
@@ -28,7 +28,7 @@ pub(super) const SLICES: [Slice; 3] = [
     },
     Slice {
         target: "aarch64-apple-ios-sim",
-        zig: "aarch64-ios-simulator",
+        zig: "aarch64-ios.15.0-simulator",
         folder: "ios-arm64-simulator",
         platform: "ios",
         variant: Some("simulator"),
@@ -36,7 +36,7 @@ pub(super) const SLICES: [Slice; 3] = [
     },
     Slice {
         target: "aarch64-apple-darwin",
-        zig: "aarch64-macos",
+        zig: "aarch64-macos.12.0",
         folder: "macos-arm64",
         platform: "macos",
         variant: None,
@@ -141,6 +141,8 @@ fn swift(packing: &Packing, binary: Option<&str>) -> Result<()> {
 fn build(slice: &Slice) -> Result<PathBuf> {
     let scratch = tempfile::tempdir()?;
     native::cross(slice.target, "staticlib", |command| {
+        // As Package.swift has them. Without them rustc marks objects in the old way, which names no simulator.
+        command.env("IPHONEOS_DEPLOYMENT_TARGET", "15.0").env("MACOSX_DEPLOYMENT_TARGET", "12.0");
         if cfg!(target_os = "macos") { Ok(()) } else { zig(slice, scratch.path(), command) }
     })
 }

@@ -123,7 +123,7 @@ fn rules(aar: &Path) -> Result<()> {
         "org/robolectric/android-all/15-robolectric-12650502/android-all-15-robolectric-12650502.jar",
     )?;
     let mut command = Command::new("java");
-    command.arg("-cp").arg(r8).args(["com.android.tools.r8.R8", "--release", "--min-api", "24", "--classfile"]);
+    command.arg("-cp").arg(r8).args(["com.android.tools.r8.R8", "--release", "--classfile"]);
     let app = aar.join("app.txt");
     // What an app that only opens an engine keeps. Its other libraries are not here.
     fs::write(&app, "-keep class dev.selvedge.Engine$Companion { *; }\n-ignorewarnings\n-dontwarn **\n")?;

@@ -9,7 +9,8 @@ struct Consumer {
         defer { try? FileManager.default.removeItem(at: folder) }
         let engine = try await Engine(database: folder.appendingPathComponent("app.db"))
         let order = try await engine.submit("orders.create", ["item": "tea"])
-        precondition(try await engine.intents().items.map(\.id) == [order.id])
+        let kept = try await engine.intents().items.map(\.id)
+        precondition(kept == [order.id])
         print("submitted \(order.key)")
     }
 }
