@@ -68,7 +68,7 @@ pub(super) fn pack(packing: &mut Packing) -> Result<()> {
 
 /// The folder of the NDK's compilers.
 fn ndk() -> Option<PathBuf> {
-    let named = ["ANDROID_NDK_HOME", "ANDROID_NDK_ROOT"].iter().find_map(|name| env::var_os(name))?;
+    let named = ["ANDROID_NDK_HOME", "ANDROID_NDK_ROOT"].iter().find_map(env::var_os)?;
     let host = if cfg!(target_os = "macos") { "darwin-x86_64" } else { "linux-x86_64" };
     let tools = Path::new(&named).join("toolchains/llvm/prebuilt").join(host).join("bin");
     tools.is_dir().then_some(tools)

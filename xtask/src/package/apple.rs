@@ -1,7 +1,7 @@
 //! The XCFramework and the Swift package. Where there is no Xcode, static libraries are compiled with zig: they need no linker.
 
 use std::{
-    env, fs,
+    fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
@@ -167,10 +167,6 @@ fn zig(slice: &Slice, scratch: &Path, command: &mut Command) -> Result<()> {
     }
     let name = slice.target.replace('-', "_");
     command.env(format!("CC_{name}"), compiler).env(format!("AR_{name}"), archiver).env("SDKROOT", scratch);
-    // Each slice compiles alike, so zig's cache may be shared with whatever else uses it.
-    if let Some(cache) = env::var_os("ZIG_GLOBAL_CACHE_DIR") {
-        command.env("ZIG_GLOBAL_CACHE_DIR", cache);
-    }
     Ok(())
 }
 

@@ -30,12 +30,15 @@ pub(crate) struct Verify {
     release: bool,
 }
 
+/// Its name, and what it does with the folder.
+type Check = (&'static str, fn(&Path) -> Result<()>);
+
 /// Runs every check, whatever the others find.
 pub(crate) fn run(options: &Verify) -> Result<()> {
     let out = folder(options.out.as_deref())?;
     let gaps = fs::read_to_string(out.join(GAPS))
         .with_context(|| format!("nothing is packed at {}: run `cargo xtask package`", out.display()))?;
-    let checks: [(&str, fn(&Path) -> Result<()>); 6] = [
+    let checks: [Check; 6] = [
         ("jar: library, exports, size, licences", jar),
         ("AAR: files, pages, C library, rules", aar),
         ("XCFramework: platform of every object", xcframework),

@@ -16,7 +16,8 @@ import Testing
         var root = here
         for _ in 0..<5 { root.deleteLastPathComponent() }
         let readme = try String(contentsOf: root.appendingPathComponent("README.md"), encoding: .utf8)
-        let example = try #require(readme.components(separatedBy: "```swift\n").dropFirst().first?.components(separatedBy: "```").first)
+        let after = try #require(readme.components(separatedBy: "```swift\n").dropFirst().first)
+        let example = try #require(after.components(separatedBy: "```").first)
         #expect(try String(contentsOf: here, encoding: .utf8).contains(example))
     }
 }
