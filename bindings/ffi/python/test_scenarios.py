@@ -489,10 +489,9 @@ class Scenarios(unittest.IsolatedAsyncioTestCase):
         for _ in range(10_000):
             handle = sv.CancelHandle()
             handle.cancel()
-        for _ in range(1_000):
             stream = await engine.subscribe("news", sv.Start.NOW(), None)
             stream.cancel()
-        for number in range(20):
+        for number in range(200):
             other = await sv.Engine.open(sv.EngineConfig(database=f"{self.path}-{number}"), sv.Hosts())
             other.shutdown()
         del handle, stream, other

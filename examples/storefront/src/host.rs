@@ -1,17 +1,19 @@
 //! The server's half of the story, for a phone that is written in another language.
 
-use std::{collections::HashMap, process::Stdio, time::Duration};
+use std::{collections::HashMap, os::unix::process::ExitStatusExt, process::Stdio, time::Duration};
 
 use anyhow::{Context as _, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 use serde::Deserialize;
 use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    process::Command,
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
+    net::TcpListener,
+    process::{Child, Command},
 };
 
 use crate::{
     server::Server,
-    story::{charged, heading},
+    story::{Shopping, charged, heading},
 };
 
 /// How long a phone may take.
@@ -20,12 +22,12 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Runs the server and a phone of another language.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// How many orders the phone makes.
-    #[arg(long, default_value_t = 20)]
-    orders: usize,
-    /// The share of requests, and of responses, that the phone's link loses; also the share it repeats.
-    #[arg(long, default_value_t = 0.3)]
-    drop_rate: f64,
+    #[command(flatten)]
+    shopping: Shopping,
+    /// First let the phone send into a server that never answers, kill it there, and start it again for as many orders more.
+    /// The phone's own arguments have to name the database that it keeps.
+    #[arg(long)]
+    kill: bool,
     /// The program; `--server URL --orders N --drop-rate SHARE` is added. It prints `submitted KEY TRACE_ID` for each order
     /// once it is written down, and at its end its counts as one line of JSON.
     #[arg(last = true, required = true)]
@@ -43,45 +45,100 @@ struct Counts {
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let server = Server::start(&folder.path().join("server.db"), ([127, 0, 0, 1], 0).into()).await?;
+    let Shopping { orders, drop_rate } = options.shopping;
+    let mut phone = Phone { program: options.phone, traces: HashMap::new(), counts: None };
+    let mut expected = orders;
+    if options.kill {
+        heading("A phone in another language is killed while it sends");
+        tokio::time::timeout(PATIENCE, phone.killed(orders)).await.context("the phone sent nothing")??;
+        ensure!(phone.traces.len() == orders, "{orders} orders were asked for, {} written down", phone.traces.len());
+        expected += orders;
+    }
     heading("A phone in another language orders");
-    let (program, arguments) = options.phone.split_first().context("no program")?;
-    let mut phone = Command::new(program)
-        .args(arguments)
-        .args(["--server", &format!("http://{}", server.address)])
-        .args(["--orders", &options.orders.to_string(), "--drop-rate", &options.drop_rate.to_string()])
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .with_context(|| format!("cannot start {program}"))?;
-    let mut lines = BufReader::new(phone.stdout.take().context("the phone has no stdout")?).lines();
-    let mut traces = HashMap::new();
-    let mut counts: Option<Counts> = None;
-    let talking = async {
-        while let Some(line) = lines.next_line().await? {
-            if let Some((key, trace)) = line.strip_prefix("submitted ").and_then(|rest| rest.rsplit_once(' ')) {
-                traces.insert(key.to_owned(), trace.to_owned());
-            } else if line.starts_with('{') {
-                counts = Some(serde_json::from_str(&line).with_context(|| format!("the phone's counts: {line}"))?);
-            } else {
-                println!("  {line}");
-            }
-        }
-        anyhow::Ok(phone.wait().await?)
-    };
-    let status = tokio::time::timeout(PATIENCE, talking).await.context("the phone did not come to its end")??;
-    ensure!(status.success(), "the phone ended with {status}");
-    let counts = counts.context("the phone printed no counts")?;
+    let url = format!("http://{}", server.address);
+    tokio::time::timeout(PATIENCE, phone.ordering(&url, orders, drop_rate))
+        .await
+        .context("the phone did not come to its end")??;
+    let traces = phone.traces;
+    let Counts { attempts, drops, repeats } = phone.counts.context("the phone printed no counts")?;
     let charges = charged(&server, traces.len()).await?;
     let traced = charges.iter().filter(|charge| traces.get(&charge.key) == Some(&charge.trace_id)).count();
-    let Counts { attempts, drops, repeats } = counts;
     println!(
         "  {} intents, {attempts} attempts, {drops} drops, {repeats} repeats, {} effects, {traced} traced",
         traces.len(),
         charges.len()
     );
-    ensure!(traces.len() == options.orders, "{} orders were asked for, {} written down", options.orders, traces.len());
+    ensure!(traces.len() == expected, "{expected} orders were asked for, {} written down", traces.len());
     ensure!(charges.len() == traces.len(), "{} intents but {} effects", traces.len(), charges.len());
     ensure!(traced == traces.len(), "{traced} of {} traces arrived with their order", traces.len());
-    ensure!(options.drop_rate == 0.0 || drops > 0, "the link dropped nothing, so this run shows nothing");
+    ensure!(drop_rate == 0.0 || drops > 0, "the link dropped nothing, so this run shows nothing");
     Ok(())
+}
+
+/// A program that plays the phone, and what it has said so far.
+struct Phone {
+    program: Vec<String>,
+    /// The trace of each key.
+    traces: HashMap<String, String>,
+    counts: Option<Counts>,
+}
+
+impl Phone {
+    fn start(&self, server: &str, orders: usize, drop_rate: f64) -> anyhow::Result<Child> {
+        let (program, arguments) = self.program.split_first().context("no program")?;
+        Command::new(program)
+            .args(arguments)
+            .args(["--server", server, "--orders", &orders.to_string(), "--drop-rate", &drop_rate.to_string()])
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .with_context(|| format!("cannot start {program}"))
+    }
+
+    /// Reads what a phone says until it falls silent.
+    async fn listen(&mut self, child: &mut Child) -> anyhow::Result<()> {
+        let mut lines = BufReader::new(child.stdout.take().context("the phone has no stdout")?).lines();
+        while let Some(line) = lines.next_line().await? {
+            if let Some((key, trace)) = line.strip_prefix("submitted ").and_then(|rest| rest.rsplit_once(' ')) {
+                self.traces.insert(key.to_owned(), trace.to_owned());
+            } else if line.starts_with('{') {
+                let counts = serde_json::from_str(&line).with_context(|| format!("the phone's counts: {line}"))?;
+                self.counts = Some(counts);
+            } else {
+                println!("  {line}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets a phone do all of its work.
+    async fn ordering(&mut self, server: &str, orders: usize, drop_rate: f64) -> anyhow::Result<()> {
+        let mut child = self.start(server, orders, drop_rate)?;
+        self.listen(&mut child).await?;
+        let status = child.wait().await?;
+        ensure!(status.success(), "the phone ended with {status}");
+        Ok(())
+    }
+
+    /// Kills a phone that waits for an answer: its engine is then in the middle of a callback, which is the transport.
+    async fn killed(&mut self, orders: usize) -> anyhow::Result<()> {
+        let silent = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let mut child = self.start(&format!("http://{}", silent.local_addr()?), orders, 0.0)?;
+        let id = child.id().context("the phone ended at once")?;
+        let kill = async {
+            let (mut connection, _) = silent.accept().await?;
+            let mut request = [0; 256];
+            let read = connection.read(&mut request).await?;
+            ensure!(request[..read].starts_with(b"POST "), "the phone sent no request");
+            let id = i32::try_from(id).ok().and_then(Pid::from_raw).context("the phone has no process id")?;
+            Ok(kill_process(id, Signal::KILL)?)
+        };
+        let (listened, killed) = tokio::join!(self.listen(&mut child), kill);
+        listened?;
+        killed?;
+        let status = child.wait().await?;
+        ensure!(status.signal() == Some(9), "the phone was to be killed, and ended with {status}");
+        println!("  killed while its request had no answer; {} orders were written down", self.traces.len());
+        Ok(())
+    }
 }

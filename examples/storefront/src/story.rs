@@ -34,12 +34,8 @@ const GOODS: [(&str, u64); 4] = [("green tea", 450), ("black tea", 390), ("tea p
 /// Tells the story.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// How many orders the shopper makes.
-    #[arg(long, default_value_t = 20)]
-    orders: usize,
-    /// The share of requests, and of responses, that the link loses; also the share it repeats.
-    #[arg(long, default_value_t = 0.3)]
-    drop_rate: f64,
+    #[command(flatten)]
+    shopping: Shopping,
     /// The seed of the link and of the shopper.
     #[arg(long, default_value_t = 7)]
     seed: u64,
@@ -52,6 +48,17 @@ pub(crate) struct Options {
     /// What the shopper asks.
     #[arg(long, default_value = "Which tea has less caffeine, green or black? Answer in one sentence.")]
     question: String,
+}
+
+/// How much is bought, over what link.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct Shopping {
+    /// How many orders the shopper makes.
+    #[arg(long, default_value_t = 20)]
+    pub(crate) orders: usize,
+    /// The share of requests, and of responses, that the link loses; also the share it repeats.
+    #[arg(long, default_value_t = 0.3)]
+    pub(crate) drop_rate: f64,
 }
 
 /// The counts that matter.
@@ -72,7 +79,7 @@ struct Account {
 }
 
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
-    ensure!((0.0..1.0).contains(&options.drop_rate), "--drop-rate is a share from 0 up to, not including, 1");
+    ensure!((0.0..1.0).contains(&options.shopping.drop_rate), "--drop-rate is a share from 0 up to, not including, 1");
     let model = options
         .model
         .clone()
@@ -87,8 +94,11 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
 
     heading("The shopper orders, on a train");
     let server = Server::start(&folder.path().join("server.db"), ([127, 0, 0, 1], 0).into()).await?;
-    let link =
-        BadLink::new(ReqwestTransport::new(&format!("http://{}", server.address))?, options.drop_rate, options.seed);
+    let link = BadLink::new(
+        ReqwestTransport::new(&format!("http://{}", server.address))?,
+        options.shopping.drop_rate,
+        options.seed,
+    );
     let counts = link.counts();
     let orders = submit(&phone, &options).await?;
     send(&phone, &link, orders.len()).await?;
@@ -162,8 +172,8 @@ async fn ask(phone: &Engine, question: &str) -> anyhow::Result<Usage> {
 
 async fn submit(phone: &Engine, options: &Options) -> anyhow::Result<Vec<Intent>> {
     let mut random = fastrand::Rng::with_seed(options.seed);
-    let mut orders = Vec::with_capacity(options.orders);
-    for _ in 0..options.orders {
+    let mut orders = Vec::with_capacity(options.shopping.orders);
+    for _ in 0..options.shopping.orders {
         let (item, cents) = GOODS[random.usize(..GOODS.len())];
         let order = phone::order(item, cents);
         phone.submit(&Context::new(), order.clone()).await?;

@@ -4,6 +4,7 @@ use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context, Result};
 
+use super::Phone;
 use crate::{
     bindings, place,
     setup::system::{self, Need},
@@ -41,7 +42,9 @@ pub(crate) fn run(model: &Path) -> Result<Count> {
         count.failed = 1;
     }
     if status.success() {
-        count += super::storefront("Kotlin", &phone(&project.join("storefront/target"), folder)?)?;
+        let built = project.join("storefront/target");
+        let program = phone(&built, folder)?;
+        count += Phone { language: "Kotlin", program, inside: built.clone(), folder: built }.test()?;
     }
     Ok(count)
 }

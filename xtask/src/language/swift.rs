@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
+use super::Phone;
 use crate::{
     bindings, place,
     setup::system::{self, Missing, Need},
@@ -43,7 +44,9 @@ pub(crate) fn run(model: &Path) -> Result<Count> {
     let mut tally = Tally::default();
     let (status, _) = shell::streamed("Swift tests", &mut command, |_, line| tally.line(line))?;
     let mut count = tally.finish(status.success());
-    count += super::storefront("Swift", &swift.product("storefront")?)?;
+    let Folders { build, .. } = swift.folders.clone();
+    let inside = swift.inside("build", &build);
+    count += Phone { language: "Swift", program: swift.product("storefront")?, folder: build, inside }.test()?;
     Ok(count)
 }
 
@@ -77,19 +80,21 @@ impl Swift {
     /// `swift VERB` on a package below the source folder.
     pub(crate) fn command(&self, verb: &str, package: &str) -> Result<Command> {
         let mut command = self.enter()?;
-        let (source, build) = match self.root {
-            Some(_) => (Path::new("/src"), Path::new("/build")),
-            None => (self.folders.source.as_path(), self.folders.build.as_path()),
-        };
+        let source = self.inside("src", &self.folders.source);
+        let build = self.inside("build", &self.folders.build);
         command.args(["swift", verb, "--package-path"]).arg(source.join(package)).arg("--scratch-path").arg(build);
         Ok(command)
+    }
+
+    /// What programs call a folder: in the chroot it lies at its top.
+    fn inside(&self, name: &str, folder: &Path) -> PathBuf {
+        if self.root.is_some() { Path::new("/").join(name) } else { folder.to_path_buf() }
     }
 
     /// A program that was built.
     fn product(&self, name: &str) -> Result<Command> {
         let mut command = self.enter()?;
-        let build = if self.root.is_some() { Path::new("/build") } else { &self.folders.build };
-        command.arg(build.join("debug").join(name));
+        command.arg(self.inside("build", &self.folders.build).join("debug").join(name));
         Ok(command)
     }
 

@@ -40,18 +40,6 @@ public final class Engine: Sendable {
         native = try await calling { try await SelvedgeGenerated.Engine.open(config: config, hosts: hosts) }
     }
 
-    /// Opens a database at a file URL.
-    public convenience init(
-        database: URL,
-        models: [ModelConfig] = [],
-        durability: Durability = .durable,
-        hosts: Hosts = Hosts(),
-        callbackTimeout: TimeInterval = 30
-    ) async throws {
-        try await self.init(
-            database: database.path, models: models, durability: durability, hosts: hosts, callbackTimeout: callbackTimeout)
-    }
-
     // MARK: Intents
 
     /// Writes an intent down before anything is sent. Once this returns it survives the end of the process, and every

@@ -39,7 +39,8 @@ extension URLSession {
             do {
                 let (body, response) = try await exchange(request)
                 let after = response.value(forHTTPHeaderField: "Retry-After").flatMap(TimeInterval.init)
-                let passes = [408, 425, 429, 500, 502, 503, 504].contains(response.statusCode)
+                let passes =
+                    [408, 425, 429, 500, 502, 503, 504].contains(response.statusCode)
                     || (response.statusCode == 409 && after != nil)
                 if !passes || attempt >= attempts { return (body, response) }
                 pause = after ?? pause

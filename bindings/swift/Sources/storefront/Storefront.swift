@@ -1,7 +1,8 @@
 import Foundation
 import Selvedge
 
-/// The phone's half of the storefront: `storefront --server URL [--orders N] [--drop-rate SHARE] [--model FILE]`.
+/// The phone's half of the storefront: `storefront --server URL [--orders N] [--drop-rate SHARE] [--model FILE]
+/// [--database FILE]`.
 ///
 /// Prints `submitted KEY TRACE_ID` for each order once it is written down, and at its end its counts as JSON.
 @main
@@ -9,7 +10,8 @@ struct Storefront {
     static func main() async throws {
         let options = Options(CommandLine.arguments.dropFirst())
         guard let server = options["server"].flatMap(URL.init) else {
-            FileHandle.standardError.write(Data("usage: storefront --server URL [--orders N] [--drop-rate SHARE] [--model FILE]\n".utf8))
+            FileHandle.standardError.write(
+                Data("usage: storefront --server URL [--orders N] [--drop-rate SHARE] [--model FILE] [--database FILE]\n".utf8))
             exit(2)
         }
         let folder = FileManager.default.temporaryDirectory.appendingPathComponent("storefront-\(UUID().uuidString)")
@@ -17,7 +19,8 @@ struct Storefront {
         defer { try? FileManager.default.removeItem(at: folder) }
 
         let models = options["model"].map { [ModelConfig(path: $0)] } ?? []
-        let engine = try await Engine(database: folder.appendingPathComponent("phone.db"), models: models)
+        let engine = try await Engine(
+            database: options["database"] ?? folder.appendingPathComponent("phone.db").path, models: models)
         if !models.isEmpty { try await ask(engine, "Which tea has less caffeine, green or black? Answer in one sentence.") }
 
         let orders = options["orders"].flatMap(Int.init) ?? 20
@@ -30,7 +33,8 @@ struct Storefront {
                 payload: try JSONEncoder().encode(Order(item: item, cents: cents)),
                 businessKey: item, backoffBaseMs: 50, backoffMaxMs: 1000)
             let submitted = try await engine.submit(order, call: Call(traceparent: "00-\(trace)-00f067aa0ba902b7-01"))
-            print("submitted \(submitted.key) \(trace)")
+            // At once: whoever reads it must know it even if this process is killed.
+            FileHandle.standardOutput.write(Data("submitted \(submitted.key) \(trace)\n".utf8))
         }
 
         let link = BadLink(URLSessionTransport(server: server), dropRate: options["drop-rate"].flatMap(Double.init) ?? 0.3)

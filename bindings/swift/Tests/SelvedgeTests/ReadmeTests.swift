@@ -9,7 +9,7 @@ import Testing
         try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
         defer { try? FileManager.default.removeItem(at: folder) }
         try await buy(folder)
-        let kept = try await Engine(database: folder.appendingPathComponent("shop.db")).intents().items.count
+        let kept = try await Engine(database: folder.appendingPathComponent("shop.db").path).intents().items.count
         #expect(kept == 1)
 
         let here = URL(fileURLWithPath: #filePath)
@@ -23,7 +23,7 @@ import Testing
 }
 
 func buy(_ folder: URL) async throws {
-    let engine = try await Engine(database: folder.appendingPathComponent("shop.db"))
+    let engine = try await Engine(database: folder.appendingPathComponent("shop.db").path)
     let submitted = try await engine.submit("orders.create", ["item": "tea", "cents": "500"])
     print("will be sent once, as \(submitted.key)")
 }

@@ -410,9 +410,12 @@ final class ScenariosTests: Sendable {
     @Test func nothingLeaks() async throws {
         let engine = try await open()
         let before = try liveObjects()
-        for _ in 0..<10_000 { try CancelHandle().cancel() }
-        for _ in 0..<1_000 { try await engine.publish("news", Data("tea".utf8)) }
-        for _ in 0..<1_000 { for try await _ in engine.subscribe("news", from: .earliest) { break } }
+        try await engine.publish("news", Data("tea".utf8))
+        for _ in 0..<10_000 {
+            try CancelHandle().cancel()
+            for try await _ in engine.subscribe("news", from: .earliest) { break }
+        }
+        for number in 0..<200 { try await Engine(database: "\(path)-\(number)").close() }
         #expect(try liveObjects() == before)
     }
 }

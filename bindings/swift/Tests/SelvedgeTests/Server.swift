@@ -85,7 +85,8 @@ final class Server: @unchecked Sendable {
             return statuses.isEmpty ? 201 : statuses.removeFirst()
         }
         let location = status == 302 ? "Location: \(url)/elsewhere\r\n" : ""
-        let answer = "HTTP/1.1 \(status) X\r\n\(location)Content-Type: application/json\r\nContent-Length: 11\r\nConnection: close\r\n\r\n{\"ok\":true}"
+        let answer =
+            "HTTP/1.1 \(status) X\r\n\(location)Content-Type: application/json\r\nContent-Length: 11\r\nConnection: close\r\n\r\n{\"ok\":true}"
         _ = answer.withCString { write(connection, $0, strlen($0)) }
     }
 

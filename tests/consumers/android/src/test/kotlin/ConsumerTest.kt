@@ -16,7 +16,14 @@ class ConsumerTest {
         runBlocking {
             Engine.open(RuntimeEnvironment.getApplication()).use { engine ->
                 val order = engine.submit("orders.create", """{"item":"tea"}""")
-                assertEquals(order.id, engine.intents().items.single().id)
+                assertEquals(
+                    order.id,
+                    engine
+                        .intents()
+                        .items
+                        .single()
+                        .id,
+                )
             }
         }
 }

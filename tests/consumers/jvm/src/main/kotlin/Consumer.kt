@@ -7,7 +7,13 @@ fun main() =
         val folder = Files.createTempDirectory("consumer").toFile()
         Engine.open(folder.resolve("app.db").path).use { engine ->
             val order = engine.submit("orders.create", """{"item":"tea"}""")
-            check(engine.intents().items.single().id == order.id)
+            check(
+                engine
+                    .intents()
+                    .items
+                    .single()
+                    .id == order.id,
+            )
             println("submitted ${order.key}")
         }
         check(folder.deleteRecursively())

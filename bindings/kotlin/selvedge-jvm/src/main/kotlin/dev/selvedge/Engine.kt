@@ -35,9 +35,7 @@ public fun interface JobHandler {
  * }
  * ```
  */
-public class Engine private constructor(
-    private val native: NativeEngine,
-) : AutoCloseable {
+public class Engine private constructor(private val native: NativeEngine) : AutoCloseable {
     private val closed = AtomicBoolean()
 
     /**
@@ -185,15 +183,11 @@ public class Engine private constructor(
     }
 }
 
-private class HostedTransport(
-    private val app: HttpTransport,
-) : NativeTransport {
+private class HostedTransport(private val app: HttpTransport) : NativeTransport {
     override suspend fun send(request: HttpRequest): HttpResponse = answering { app.send(request) }
 }
 
-private class HostedHandler(
-    private val app: JobHandler,
-) : NativeHandler {
+private class HostedHandler(private val app: JobHandler) : NativeHandler {
     override suspend fun handle(job: LeasedJob): JobOutcome = answering { app.handle(job) }
 }
 

@@ -128,7 +128,14 @@ public sealed class SelvedgeException(
         fun toEngine(error: Throwable): EngineException {
             val failure =
                 if (error is SelvedgeException) {
-                    Failure(error.kind, error.operation, error.message ?: "no message", error.advice, error.context, error.isRetryable)
+                    Failure(
+                        error.kind,
+                        error.operation,
+                        error.message ?: "no message",
+                        error.advice,
+                        error.context,
+                        error.isRetryable,
+                    )
                 } else {
                     Failure(ErrorKind.INTERNAL, "app", "a callback of the app threw: $error")
                 }

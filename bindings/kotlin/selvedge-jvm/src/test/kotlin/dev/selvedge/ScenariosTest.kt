@@ -93,7 +93,10 @@ class ScenariosTest {
         .open(database, models, hosts = hosts, callbackTimeout = timeoutMs.milliseconds)
         .also { engines += it }
 
-    private fun scenario(test: suspend CoroutineScope.() -> Unit) = runBlocking(Dispatchers.Default) { withTimeout(120.seconds) { test() } }
+    private fun scenario(test: suspend CoroutineScope.() -> Unit) =
+        runBlocking(Dispatchers.Default) {
+            withTimeout(120.seconds) { test() }
+        }
 
     private suspend fun Engine.order(id: String? = null) = submit(NewIntent("orders.create", TEA, id = id))
 
@@ -258,7 +261,12 @@ class ScenariosTest {
         scenario {
             val engine = open()
             repeat(100) { engine.publish("news", "$it".encodeToByteArray()) }
-            val read = engine.subscribe("news", StartAt.Earliest).take(100).toList().map { it as NoticeOf.Message }
+            val read =
+                engine
+                    .subscribe("news", StartAt.Earliest)
+                    .take(100)
+                    .toList()
+                    .map { it as NoticeOf.Message }
             assertEquals((0..99).toList(), read.map { it.payload.decodeToString().toInt() })
             val rest = engine.subscribe("news", StartAt.After(read[97].cursor)).take(2).toList()
             assertEquals(listOf("98", "99"), rest.map { (it as NoticeOf.Message).payload.decodeToString() })
@@ -299,7 +307,15 @@ class ScenariosTest {
             val expected = setOf("bad" to 1u, "good" to 1u, "later" to 1u, "later" to 2u)
             assertEquals(expected, tried.toSet())
             assertEquals(4, tried.size)
-            assertEquals("bad", engine.jobs(JobFilter(state = JobState.DEAD)).items.single().payload.decodeToString())
+            assertEquals(
+                "bad",
+                engine
+                    .jobs(JobFilter(state = JobState.DEAD))
+                    .items
+                    .single()
+                    .payload
+                    .decodeToString(),
+            )
         }
 
     @Test
@@ -310,9 +326,23 @@ class ScenariosTest {
             val twin = engine.enqueue(NewJob("mail", ByteArray(0), unique = "one")).single()
             assertEquals(job.id to true, twin.id to twin.duplicate)
             engine.cancelJob(job.id)
-            assertEquals(JobState.CANCELLED, engine.jobs().items.single().state)
+            assertEquals(
+                JobState.CANCELLED,
+                engine
+                    .jobs()
+                    .items
+                    .single()
+                    .state,
+            )
             engine.reviveJob(job.id)
-            assertEquals(JobState.READY, engine.jobs().items.single().state)
+            assertEquals(
+                JobState.READY,
+                engine
+                    .jobs()
+                    .items
+                    .single()
+                    .state,
+            )
         }
 
     @Test
@@ -365,7 +395,13 @@ class ScenariosTest {
                     native.shutdown()
                 }
             }
-            assertTrue(engines.single().intents().items.isEmpty())
+            assertTrue(
+                engines
+                    .single()
+                    .intents()
+                    .items
+                    .isEmpty(),
+            )
         }
 
     @Test
@@ -506,9 +542,12 @@ class ScenariosTest {
         scenario {
             val engine = open()
             val before = liveObjects()
-            repeat(10_000) { CancelHandle().use { it.cancel() } }
-            repeat(1_000) { engine.publish("news", TEA) }
-            repeat(1_000) { engine.subscribe("news", StartAt.Earliest).first() }
+            engine.publish("news", TEA)
+            repeat(10_000) {
+                CancelHandle().use { it.cancel() }
+                engine.subscribe("news", StartAt.Earliest).first()
+            }
+            repeat(200) { Engine.open("$path-$it").close() }
             assertEquals(before, liveObjects())
         }
 

@@ -12,9 +12,7 @@ import dev.selvedge.NetworkStatus
  *
  * @param context any context
  */
-public class AndroidConnectivity(
-    context: Context,
-) : Connectivity {
+public class AndroidConnectivity(context: Context) : Connectivity {
     private val manager = context.applicationContext.getSystemService(Context.CONNECTIVITY_SERVICE) as ConnectivityManager
 
     override fun status(): NetworkStatus {

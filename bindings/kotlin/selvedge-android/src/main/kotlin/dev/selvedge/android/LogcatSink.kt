@@ -10,9 +10,7 @@ import dev.selvedge.ffi.LogLevel
  *
  * @property tag logcat's tag; 23 characters at most before Android 8
  */
-public class LogcatSink(
-    private val tag: String = "Selvedge",
-) : LogSink {
+public class LogcatSink(private val tag: String = "Selvedge") : LogSink {
     override fun log(record: LogRecord) {
         val priority =
             when (record.level) {

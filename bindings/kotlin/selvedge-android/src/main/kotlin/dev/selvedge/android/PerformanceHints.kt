@@ -15,9 +15,7 @@ import kotlin.time.Duration
  * }
  * ```
  */
-public class PerformanceHints private constructor(
-    private val session: PerformanceHintManager.Session?,
-) : AutoCloseable {
+public class PerformanceHints private constructor(private val session: PerformanceHintManager.Session?) : AutoCloseable {
     /** Whether the device takes hints. */
     public val isSupported: Boolean get() = session != null
 

@@ -24,7 +24,8 @@ public class PowerManagerThermalSensor(
     override fun read(): ThermalReading {
         if (Build.VERSION.SDK_INT < Build.VERSION_CODES.Q) return ThermalReading(ThermalStatus.NONE)
         val status = power.currentThermalStatus
-        val step = ThermalStatus.entries.getOrNull(status) ?: throw SelvedgeException.Unavailable("thermal status $status is unknown")
+        val step =
+            ThermalStatus.entries.getOrNull(status) ?: throw SelvedgeException.Unavailable("thermal status $status is unknown")
         return ThermalReading(step, headroom())
     }
 

@@ -141,7 +141,8 @@ class AndroidTest {
                 assertEquals(FlushResult.SUCCESS, engine.flushInBackground { HttpResponse(201u) })
                 val scope = CoroutineScope(Dispatchers.Default)
                 TrimMemory(engine, scope).onTrimMemory(15)
-                scope.coroutineContext.job.children.forEach { it.join() }
+                scope.coroutineContext.job.children
+                    .forEach { it.join() }
                 assertEquals(1, engine.intents().items.size)
             }
         }

@@ -85,7 +85,13 @@ class KtorTest {
     @Test
     fun `a redirect is an answer`() =
         runBlocking {
-            server.enqueue(MockResponse.Builder().code(302).addHeader("Location", "/elsewhere").build())
+            server.enqueue(
+                MockResponse
+                    .Builder()
+                    .code(302)
+                    .addHeader("Location", "/elsewhere")
+                    .build(),
+            )
             assertEquals(302u, transport().send(HttpRequest("POST", "/", emptyList(), ByteArray(0))).status.toUInt())
             assertEquals(1, server.requestCount)
         }

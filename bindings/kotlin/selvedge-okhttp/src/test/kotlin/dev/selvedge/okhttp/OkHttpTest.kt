@@ -65,7 +65,13 @@ class OkHttpTest {
 
     @Test
     fun `an attempt that still runs is waited for`() {
-        server.enqueue(MockResponse.Builder().code(409).addHeader("Retry-After", "0").build())
+        server.enqueue(
+            MockResponse
+                .Builder()
+                .code(409)
+                .addHeader("Retry-After", "0")
+                .build(),
+        )
         answer(201)
         client.newCall(post()).execute().use { assertEquals(201, it.code) }
         answer(409)
@@ -116,7 +122,13 @@ class OkHttpTest {
 
     @Test
     fun `a redirect is an answer`() {
-        server.enqueue(MockResponse.Builder().code(302).addHeader("Location", "/elsewhere").build())
+        server.enqueue(
+            MockResponse
+                .Builder()
+                .code(302)
+                .addHeader("Location", "/elsewhere")
+                .build(),
+        )
         val transport = OkHttpTransport(server.url("/").toString())
         val response = runBlocking { transport.send(HttpRequest("POST", "/v1/intents", emptyList(), ByteArray(0))) }
         assertEquals(302u, response.status.toUInt())

@@ -1,5 +1,5 @@
 /**
- * The phone's half of the storefront: `--server URL [--orders N] [--drop-rate SHARE] [--model FILE]`.
+ * The phone's half of the storefront: `--server URL [--orders N] [--drop-rate SHARE] [--model FILE] [--database FILE]`.
  *
  * Prints `submitted KEY TRACE_ID` for each order once it is written down, and at its end its counts as JSON.
  */
@@ -34,17 +34,18 @@ private val GOODS = listOf("green tea" to 450, "black tea" to 390, "tea pot" to 
 private const val QUESTION = "Which tea has less caffeine, green or black? Answer in one sentence."
 
 fun main(arguments: Array<String>) {
-    val options = arguments.toList().chunked(2).filter { it.size == 2 }.associate { (name, value) -> name.removePrefix("--") to value }
+    val pairs = arguments.toList().chunked(2).filter { it.size == 2 }
+    val options = pairs.associate { (name, value) -> name.removePrefix("--") to value }
     val server =
         options["server"] ?: run {
-            System.err.println("usage: storefront --server URL [--orders N] [--drop-rate SHARE] [--model FILE]")
+            System.err.println("usage: storefront --server URL [--orders N] [--drop-rate SHARE] [--model FILE] [--database FILE]")
             exitProcess(2)
         }
     val folder = Files.createTempDirectory("storefront").toFile()
     try {
         runBlocking(Dispatchers.Default) {
             val models = listOfNotNull(options["model"]?.let { ModelConfig(it) })
-            Engine.open(folder.resolve("phone.db").path, models).use { engine ->
+            Engine.open(options["database"] ?: folder.resolve("phone.db").path, models).use { engine ->
                 if (models.isNotEmpty()) ask(engine)
                 repeat(options["orders"]?.toInt() ?: 20) { order(engine, it) }
                 val link = BadLink(OkHttpTransport(server), options["drop-rate"]?.toDouble() ?: 0.3)
