@@ -3,6 +3,7 @@
 //! Each check has a name, gives the problems it found, and lets the others run; the summary says how to mend them.
 
 mod adr;
+mod apps;
 mod arrows;
 mod cargo;
 mod commands;
@@ -65,7 +66,7 @@ enum Outcome {
 }
 
 /// All of them, the quick ones first.
-const RULES: [Rule; 17] = [
+const RULES: [Rule; 19] = [
     Rule { name: "format", quick: true, mend: "run `cargo fmt --all`", run: cargo::format },
     Rule {
         name: "arrows",
@@ -132,6 +133,13 @@ const RULES: [Rule; 17] = [
         run: cargo::clippy,
     },
     Rule { name: "docs", quick: false, mend: "mend what rustdoc names", run: cargo::docs },
+    Rule { name: "kotlin", quick: false, mend: "run ktlint with --format", run: apps::kotlin },
+    Rule {
+        name: "swift",
+        quick: false,
+        mend: "run `swift format --in-place`, and name in comments only what is there",
+        run: apps::swift,
+    },
     Rule {
         name: "targets",
         quick: false,

@@ -32,7 +32,7 @@ pub(super) fn links(sources: &Sources) -> Result<Outcome> {
 }
 
 /// What a tool printed, one problem a line, when it was not content.
-fn found(output: &Output, tool: &str) -> Result<Outcome> {
+pub(super) fn found(output: &Output, tool: &str) -> Result<Outcome> {
     if output.status.success() {
         return Ok(Outcome::Checked(vec![]));
     }

@@ -1,6 +1,10 @@
 //! Kotlin on the JVM, by Maven.
 
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result};
 
@@ -47,6 +51,25 @@ pub(crate) fn run(model: &Path) -> Result<Count> {
         count += Phone { language: "Kotlin", program, inside: built.clone(), folder: built }.test()?;
     }
     Ok(count)
+}
+
+/// A jar of `group:name:version` or `group:name:version:classifier`, from Maven's own cache; fetched if it is not there.
+pub(crate) fn artefact(coordinates: &str) -> Result<PathBuf> {
+    let mut parts = coordinates.split(':');
+    let mut part = || parts.next().with_context(|| format!("{coordinates} is no artefact"));
+    let (group, name, version) = (part()?, part()?, part()?);
+    let classifier = parts.next();
+    let home = std::env::var_os("HOME").context("no HOME")?;
+    let file = format!("{name}-{version}{}.jar", classifier.map(|text| format!("-{text}")).unwrap_or_default());
+    let folder = format!(".m2/repository/{}/{name}/{version}", group.replace('.', "/"));
+    let file = Path::new(&home).join(folder).join(file);
+    if !file.exists() {
+        let full = classifier.map_or(coordinates.into(), |text| format!("{group}:{name}:{version}:jar:{text}"));
+        let mut command = Command::new("mvn");
+        command.args(["--batch-mode", "-q", "dependency:get", "-Dtransitive=false", &format!("-Dartifact={full}")]);
+        shell::quiet(&format!("fetch {coordinates}"), &mut command)?;
+    }
+    Ok(file)
 }
 
 /// The storefront's phone, as Maven left it.

@@ -34,7 +34,7 @@ mkdir -p "$root/src" "$root/native" "$root/models" "$root/build"
 mount -t proc proc "$root/proc"
 mount --rbind /dev "$root/dev"
 for folder in src native models build; do mount --bind "$1" "$root/$folder"; shift; done
-exec chroot "$root" env -i HOME=/root PATH=/usr/bin:/bin LANG=C.UTF-8 LIBRARY_PATH=/native LD_LIBRARY_PATH=/native "$@""#;
+exec chroot "$root" env -i -C /src HOME=/root PATH=/usr/bin:/bin LANG=C.UTF-8 LIBRARY_PATH=/native LD_LIBRARY_PATH=/native "$@""#;
 
 /// Builds the package against the library and runs its tests.
 pub(crate) fn run(model: &Path) -> Result<Count> {
@@ -44,9 +44,8 @@ pub(crate) fn run(model: &Path) -> Result<Count> {
     let mut tally = Tally::default();
     let (status, _) = shell::streamed("Swift tests", &mut command, |_, line| tally.line(line))?;
     let mut count = tally.finish(status.success());
-    let Folders { build, .. } = swift.folders.clone();
-    let inside = swift.inside("build", &build);
-    count += Phone { language: "Swift", program: swift.product("storefront")?, folder: build, inside }.test()?;
+    let (program, inside) = (swift.product("storefront")?, swift.built(""));
+    count += Phone { language: "Swift", program, folder: swift.folders.build, inside }.test()?;
     Ok(count)
 }
 
@@ -80,10 +79,30 @@ impl Swift {
     /// `swift VERB` on a package below the source folder.
     pub(crate) fn command(&self, verb: &str, package: &str) -> Result<Command> {
         let mut command = self.enter()?;
-        let source = self.inside("src", &self.folders.source);
-        let build = self.inside("build", &self.folders.build);
-        command.args(["swift", verb, "--package-path"]).arg(source.join(package)).arg("--scratch-path").arg(build);
+        command.args(["swift", verb, "--package-path"]).arg(self.source(package));
+        command.arg("--scratch-path").arg(self.built(""));
         Ok(command)
+    }
+
+    /// A program of the toolchain.
+    pub(crate) fn program(&self, name: &str) -> Result<Command> {
+        let mut command = self.enter()?;
+        // Debian puts only some of them on the path.
+        let hidden = Path::new("/usr/libexec/swift/bin").join(name);
+        let there =
+            self.root.as_ref().is_some_and(|root| root.join(hidden.strip_prefix("/").unwrap_or(&hidden)).exists());
+        command.arg(if there { hidden } else { name.into() });
+        Ok(command)
+    }
+
+    /// What programs call a part of the source folder.
+    pub(crate) fn source(&self, part: impl AsRef<Path>) -> PathBuf {
+        self.inside("src", &self.folders.source).join(part)
+    }
+
+    /// What programs call a part of the build folder.
+    pub(crate) fn built(&self, part: impl AsRef<Path>) -> PathBuf {
+        self.inside("build", &self.folders.build).join(part)
     }
 
     /// What programs call a folder: in the chroot it lies at its top.
@@ -94,15 +113,16 @@ impl Swift {
     /// A program that was built.
     fn product(&self, name: &str) -> Result<Command> {
         let mut command = self.enter()?;
-        command.arg(self.inside("build", &self.folders.build).join("debug").join(name));
+        command.arg(self.built("debug").join(name));
         Ok(command)
     }
 
-    /// `env`, with what the package needs to find the library and the model.
+    /// `env` in the source folder, with what the package needs to find the library and the model.
     fn enter(&self) -> Result<Command> {
         let Folders { source, library, build } = &self.folders;
         let Some(root) = &self.root else {
             let mut command = Command::new("env");
+            command.current_dir(source);
             for name in ["LIBRARY_PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"] {
                 command.env(name, library);
             }

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::{Packing, jar, jvm, licences, native};
+use super::{Packing, copy_tree, jar, jvm, native};
 
 /// ABI, Rust's target, and how the NDK's clang is called. The first Android with every call we make is 7.0.
 const ABIS: [(&str, &str, &str); 3] = [
@@ -29,6 +29,44 @@ const RULES: &str = "-keep class com.sun.jna.** { *; }
 -dontwarn java.awt.**
 ";
 
+/// What an app gets with the AAR. JNA's own AAR has its library for every ABI. The classes of `selvedge-jvm` are inside.
+const POM: &str = r#"<?xml version="1.0" encoding="UTF-8"?>
+<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>dev.selvedge</groupId>
+  <artifactId>selvedge-android</artifactId>
+  <version>VERSION</version>
+  <packaging>aar</packaging>
+  <name>Selvedge for Android</name>
+  <description>One engine for an app and its backend</description>
+  <licenses>
+    <license><name>Apache-2.0</name></license>
+    <license><name>MIT</name></license>
+  </licenses>
+  <dependencies>
+    <dependency>
+      <groupId>org.jetbrains.kotlin</groupId>
+      <artifactId>kotlin-stdlib</artifactId>
+      <version>KOTLIN</version>
+      <scope>compile</scope>
+    </dependency>
+    <dependency>
+      <groupId>org.jetbrains.kotlinx</groupId>
+      <artifactId>kotlinx-coroutines-android</artifactId>
+      <version>COROUTINES</version>
+      <scope>compile</scope>
+    </dependency>
+    <dependency>
+      <groupId>net.java.dev.jna</groupId>
+      <artifactId>jna</artifactId>
+      <version>JNA</version>
+      <type>aar</type>
+      <scope>compile</scope>
+    </dependency>
+  </dependencies>
+</project>
+"#;
+
 pub(super) fn pack(packing: &mut Packing) -> Result<()> {
     let scratch = tempfile::tempdir()?;
     let (aar, classes) = (scratch.path().join("aar"), scratch.path().join("classes"));
@@ -38,7 +76,7 @@ pub(super) fn pack(packing: &mut Packing) -> Result<()> {
     fs::write(aar.join("AndroidManifest.xml"), MANIFEST)?;
     fs::write(aar.join("R.txt"), "")?;
     fs::write(aar.join("proguard.txt"), RULES)?;
-    licences(&aar.join("META-INF"))?;
+    copy_tree(packing.licences.path(), &aar.join("META-INF"))?;
     match ndk() {
         Some(tools) => {
             for (abi, target, clang) in ABIS {
@@ -63,7 +101,14 @@ pub(super) fn pack(packing: &mut Packing) -> Result<()> {
                 .into(),
         ),
     }
-    jar(&["--create", "--no-manifest"], &packing.out.join(format!("selvedge-android-{}.aar", jvm::VERSION)), &aar)
+    let name = format!("selvedge-android-{}", jvm::VERSION);
+    let pom = POM
+        .replace("VERSION", jvm::VERSION)
+        .replace("KOTLIN", &jvm::property("kotlin.version")?)
+        .replace("COROUTINES", &jvm::property("coroutines.version")?)
+        .replace("JNA", &jvm::property("jna.version")?);
+    fs::write(packing.out.join(format!("{name}.pom")), pom)?;
+    jar(&["--create", "--no-manifest"], &packing.out.join(format!("{name}.aar")), &aar)
 }
 
 /// The folder of the NDK's compilers.

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
-use super::{Packing, copy_tree, jar, licences, native};
+use super::{Packing, copy_tree, jar, native};
 use crate::{
     place,
     setup::{python, system::Missing},
@@ -89,7 +89,7 @@ pub(super) fn pack(packing: &mut Packing, url: Option<&str>) -> Result<()> {
     let mut binary = None;
     if framework.exists() {
         fs::write(framework.join("Info.plist"), plist(&framework))?;
-        licences(&framework)?;
+        copy_tree(packing.licences.path(), &framework)?;
         let staged = tempfile::tempdir()?;
         copy_tree(&framework, &staged.path().join(FRAMEWORK))?;
         let zip = packing.out.join(format!("{FRAMEWORK}.zip"));
@@ -111,7 +111,7 @@ fn swift(packing: &Packing, binary: Option<&str>) -> Result<()> {
     for folder in ["SelvedgeGenerated", "selvedge_ffiFFI", "Selvedge"] {
         copy_tree(&from.join("Sources").join(folder), &to.join("Sources").join(folder))?;
     }
-    licences(&to)?;
+    copy_tree(packing.licences.path(), &to)?;
     let manifest = fs::read_to_string(from.join("Package.swift"))?;
     let kept: String = manifest
         .lines()

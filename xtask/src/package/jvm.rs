@@ -4,7 +4,7 @@ use std::{fs, path::Path, process::Command};
 
 use anyhow::{Context, Result, bail};
 
-use super::{Packing, copy_tree, jar, licences, name};
+use super::{Packing, copy_tree, jar, name, unpack};
 use crate::{place, shell};
 
 /// What Maven builds, and whether it has sources of its own.
@@ -26,7 +26,7 @@ pub(super) fn pack(packing: &Packing, library: &Path) -> Result<()> {
         if staged.exists() {
             fs::remove_dir_all(&staged)?;
         }
-        licences(&staged.join("META-INF"))?;
+        copy_tree(packing.licences.path(), &staged.join("META-INF"))?;
         if module == "selvedge-jvm" {
             let folder = staged.join(platform()?);
             fs::create_dir_all(&folder)?;
@@ -36,9 +36,21 @@ pub(super) fn pack(packing: &Packing, library: &Path) -> Result<()> {
         fs::copy(project.join(module).join("pom.xml"), packing.out.join(format!("{module}-{VERSION}.pom")))?;
     }
     fs::copy(project.join("pom.xml"), packing.out.join(format!("selvedge-parent-{VERSION}.pom")))?;
-    // Its classes are in the AAR.
-    fs::remove_file(packing.out.join(format!("selvedge-android-{VERSION}.jar")))?;
+    // The AAR holds the classes of both, so it has the sources of both. Its POM is its own.
+    let android = |end: &str| packing.out.join(format!("selvedge-android-{VERSION}{end}"));
+    let sources = tempfile::tempdir()?;
+    unpack(&packing.out.join(format!("selvedge-jvm-{VERSION}-sources.jar")), sources.path())?;
+    jar(&["--update"], &android("-sources.jar"), sources.path())?;
+    fs::remove_file(android(".jar"))?;
+    fs::remove_file(android(".pom"))?;
     Ok(())
+}
+
+/// A property of the Kotlin project: the version of something.
+pub(super) fn property(name: &str) -> Result<String> {
+    let pom = fs::read_to_string(place::root().join("bindings/kotlin/pom.xml"))?;
+    let value = pom.split_once(&format!("<{name}>")).and_then(|(_, rest)| rest.split_once("</"));
+    Ok(value.with_context(|| format!("bindings/kotlin/pom.xml has no property {name}"))?.0.to_owned())
 }
 
 /// Where JNA looks for a library of this machine inside a jar.

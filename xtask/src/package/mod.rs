@@ -4,6 +4,7 @@ mod android;
 mod apple;
 mod jvm;
 mod native;
+mod notices;
 pub(crate) mod verify;
 
 use std::{
@@ -34,6 +35,8 @@ pub(crate) struct Package {
 /// What is packed, and what could not be.
 struct Packing {
     out: PathBuf,
+    /// Our licences and those of what is in the library: they lie in every artefact.
+    licences: tempfile::TempDir,
     gaps: Vec<String>,
 }
 
@@ -44,7 +47,11 @@ pub(crate) fn run(options: &Package) -> Result<()> {
         fs::remove_dir_all(&out).with_context(|| format!("cannot clear {}", out.display()))?;
     }
     fs::create_dir_all(&out)?;
-    let mut packing = Packing { out, gaps: Vec::new() };
+    let mut packing = Packing { out, licences: tempfile::tempdir()?, gaps: Vec::new() };
+    for name in ["LICENSE-APACHE", "LICENSE-MIT"] {
+        fs::copy(place::root().join(name), packing.licences.path().join(name))?;
+    }
+    notices::write(packing.licences.path())?;
     let library = native::host(options.models)?;
     jvm::pack(&packing, &library)?;
     android::pack(&mut packing)?;
@@ -95,14 +102,6 @@ fn unpack(file: &Path, folder: &Path) -> Result<()> {
     let mut command = Command::new("jar");
     command.current_dir(folder).args(["--extract", "--file"]).arg(file);
     shell::quiet(&format!("unpack {}", name(file)), &mut command).map(drop)
-}
-
-fn licences(folder: &Path) -> Result<()> {
-    fs::create_dir_all(folder)?;
-    for name in ["LICENSE-APACHE", "LICENSE-MIT"] {
-        fs::copy(place::root().join(name), folder.join(name))?;
-    }
-    Ok(())
 }
 
 fn copy_tree(from: &Path, to: &Path) -> Result<()> {

@@ -10,9 +10,12 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
-use super::{GAPS, apple, copy_tree, folder, jvm, name, native, unpack};
+use super::{GAPS, apple, copy_tree, folder, jvm, name, native, notices, unpack};
 use crate::{
-    language::swift::{Folders, Swift},
+    language::{
+        kotlin,
+        swift::{Folders, Swift},
+    },
     place, setup, shell,
 };
 
@@ -89,6 +92,21 @@ fn jar(out: &Path) -> Result<()> {
     for file in ["META-INF/LICENSE-APACHE", "META-INF/LICENSE-MIT", "dev/selvedge/Engine.class"] {
         ensure!(scratch.path().join(file).exists(), "the jar lacks {file}");
     }
+    notices(&scratch.path().join("META-INF"))?;
+    let sources = scratch.path().join("sources");
+    unpack(&packed(out, "selvedge-jvm-*-sources.jar"), &sources)?;
+    for file in ["dev/selvedge/Engine.kt", "dev/selvedge/ffi/selvedge_ffi.kt"] {
+        ensure!(sources.join(file).exists(), "the sources lack {file}");
+    }
+    Ok(())
+}
+
+/// Licences of others travel with their code.
+fn notices(folder: &Path) -> Result<()> {
+    let text = fs::read_to_string(folder.join(notices::FILE)).with_context(|| format!("it lacks {}", notices::FILE))?;
+    for part in ["rusqlite ", "tokio ", "uniffi_core ", "Permission is hereby granted"] {
+        ensure!(text.contains(part), "{} does not mention {part:?}", notices::FILE);
+    }
     Ok(())
 }
 
@@ -98,6 +116,10 @@ fn aar(out: &Path) -> Result<()> {
     for file in ["AndroidManifest.xml", "classes.jar", "R.txt", "proguard.txt", "META-INF/LICENSE-MIT"] {
         ensure!(scratch.path().join(file).exists(), "the AAR lacks {file}");
     }
+    notices(&scratch.path().join("META-INF"))?;
+    let pom = fs::read_to_string(packed(out, "selvedge-android-*.pom"))?;
+    ensure!(pom.contains("<packaging>aar</packaging>"), "the AAR's POM does not say that it is one");
+    ensure!(!pom.contains("selvedge-jvm"), "the AAR's POM names selvedge-jvm, whose classes the AAR holds already");
     let manifest = fs::read_to_string(scratch.path().join("AndroidManifest.xml"))?;
     ensure!(manifest.contains("minSdkVersion=\"24\""), "the manifest does not name API 24");
     for abi in fs::read_dir(scratch.path().join("jni")).into_iter().flatten().flatten() {
@@ -119,12 +141,8 @@ fn aar(out: &Path) -> Result<()> {
 
 /// R8, as an app's release build runs it, keeps what JNA looks for by name.
 fn rules(aar: &Path) -> Result<()> {
-    let artefact = "com.android.tools:r8:8.5.35";
-    let r8 = maven(artefact, "com/android/tools/r8/8.5.35/r8-8.5.35.jar")?;
-    let framework = maven(
-        "org.robolectric:android-all:15-robolectric-12650502",
-        "org/robolectric/android-all/15-robolectric-12650502/android-all-15-robolectric-12650502.jar",
-    )?;
+    let r8 = kotlin::artefact("com.android.tools:r8:8.5.35")?;
+    let framework = kotlin::artefact(&format!("org.robolectric:android-all:{}", jvm::property("android.version")?))?;
     let mut command = Command::new("java");
     command.arg("-cp").arg(r8).args(["com.android.tools.r8.R8", "--release", "--classfile"]);
     let app = aar.join("app.txt");
@@ -140,20 +158,9 @@ fn rules(aar: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A jar from Maven's own cache, fetched if it is not there.
-fn maven(artefact: &str, path: &str) -> Result<PathBuf> {
-    let home = std::env::var_os("HOME").context("no HOME")?;
-    let file = Path::new(&home).join(".m2/repository").join(path);
-    if !file.exists() {
-        let mut command = Command::new("mvn");
-        command.args(["--batch-mode", "-q", "dependency:get", "-Dtransitive=false", &format!("-Dartifact={artefact}")]);
-        shell::quiet(&format!("fetch {artefact}"), &mut command)?;
-    }
-    Ok(file)
-}
-
 fn xcframework(out: &Path) -> Result<()> {
     let framework = out.join(apple::FRAMEWORK);
+    notices(&framework)?;
     for slice in apple::SLICES {
         let library = framework.join(slice.folder).join(apple::LIBRARY);
         if !library.exists() {

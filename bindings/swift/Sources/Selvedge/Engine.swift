@@ -127,6 +127,8 @@ public final class Engine: Sendable {
     ///   - queues: where to take jobs from.
     ///   - concurrency: how many jobs run at once.
     ///   - timeout: how long one job may take, in seconds.
+    ///   - handler: works on one job; it may be called again for the same job after a crash.
+    /// - Throws: `cancelled` when the engine is suspended or closed, `invalidInput` without a queue.
     public func work(
         on queues: [String],
         concurrency: UInt32 = 1,
@@ -152,6 +154,7 @@ public final class Engine: Sendable {
     /// The messages of a topic. The subscription begins when the first is asked for, and ends with the loop or its task.
     ///
     /// - Parameters:
+    ///   - topic: whose messages.
     ///   - start: where to begin.
     ///   - buffer: how many messages a slow subscriber may be behind before it skips the oldest; without it nothing that
     ///     is kept is skipped.
