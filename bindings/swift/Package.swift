@@ -15,6 +15,7 @@ let package = Package(
             linkerSettings: [.linkedLibrary("selvedge_ffi")]
         ),
         .target(name: "Selvedge", dependencies: ["SelvedgeGenerated"]),
+        .executableTarget(name: "bench", dependencies: ["Selvedge", "SelvedgeGenerated", "selvedge_ffiFFI"]),
         .executableTarget(name: "storefront", dependencies: ["Selvedge"]),
         .testTarget(name: "SelvedgeTests", dependencies: ["Selvedge"]),
     ]

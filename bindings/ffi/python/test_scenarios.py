@@ -335,6 +335,16 @@ class Scenarios(unittest.IsolatedAsyncioTestCase):
         self.assertEqual(texts[0], texts[1])
 
     @unittest.skipUnless(MODEL, "SELVEDGE_MODEL names no model")
+    async def test_a_thousand_tokens_cross_in_forty_calls(self):
+        engine = await self.open_model()
+        request = self.ask("Write a very long story about tea, in twenty chapters.", max_tokens=1000, batch_wait_ms=60_000)
+        stream, calls, tokens = await engine.chat(request, sv.Call(), None), 1, 0
+        while (part := await stream.next_batch()) is not None:
+            calls, tokens = calls + 1, tokens + len(part.tokens)
+        self.assertEqual(tokens, 1000)
+        self.assertLessEqual(calls, 40)
+
+    @unittest.skipUnless(MODEL, "SELVEDGE_MODEL names no model")
     async def test_a_cancelled_chat_stops(self):
         engine = await self.open_model()
         cancel = sv.CancelHandle()

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, process::Command};
 
 use anyhow::{Context, Result, bail};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::shell;
 
@@ -128,19 +128,25 @@ impl Row {
     }
 }
 
-/// Runs a program that prints one JSON object a line.
+/// Runs a program that prints one measurement a line.
 pub(super) fn lines(label: &str, command: &mut Command) -> Result<Vec<Measurement>> {
+    let found: Vec<Measurement> = records(label, command)?;
+    if let Some(odd) = found.iter().find(|one| !(one.value.is_finite() && one.value > 0.0)) {
+        bail!("{label} measured {} for {:?}, which cannot be", odd.value, odd.case);
+    }
+    Ok(found)
+}
+
+/// Runs a program that prints one JSON object a line, of any form.
+pub(super) fn records<T: DeserializeOwned>(label: &str, command: &mut Command) -> Result<Vec<T>> {
     let text = shell::quiet(label, command)?;
-    let found: Vec<Measurement> = text
+    let found: Vec<T> = text
         .lines()
         .filter(|line| line.starts_with('{'))
         .map(|line| serde_json::from_str(line).with_context(|| format!("{label} printed {line:?}")))
         .collect::<Result<_>>()?;
     if found.is_empty() {
         bail!("{label} printed no measurement: {}", shell::line_of(command));
-    }
-    if let Some(odd) = found.iter().find(|one| !(one.value.is_finite() && one.value > 0.0)) {
-        bail!("{label} measured {} for {:?}, which cannot be", odd.value, odd.case);
     }
     Ok(found)
 }

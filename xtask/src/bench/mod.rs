@@ -1,6 +1,7 @@
 //! `cargo xtask bench NAME`: ours and its peers in one run, turn by turn, and the ratio between them.
 
 mod core;
+mod ffi;
 mod llama;
 mod machine;
 mod measure;
@@ -18,7 +19,7 @@ use crate::{place, shell};
 /// Which benchmark, and how long.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Bench {
-    /// What to measure: core, llama or sqlite
+    /// What to measure: core, ffi, llama or sqlite
     name: String,
     /// Shorten the work, never the peers, and leave docs/figures as it is
     #[arg(long)]
@@ -38,7 +39,7 @@ struct Entry {
 }
 
 /// Every benchmark there is.
-const ENTRIES: [Entry; 3] = [core::ENTRY, llama::ENTRY, sqlite::ENTRY];
+const ENTRIES: [Entry; 4] = [core::ENTRY, ffi::ENTRY, llama::ENTRY, sqlite::ENTRY];
 
 /// How much to measure.
 struct Plan {

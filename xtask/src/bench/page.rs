@@ -88,7 +88,7 @@ fn bars(rows: &[Row]) -> Result<String> {
 }
 
 fn target(row: &Row) -> String {
-    row.target.map_or_else(|| "–".to_owned(), |target| format!("≥ {target}×"))
+    row.target.map_or_else(|| "–".to_owned(), |target| format!("≥ {}×", (target * 100.0).round() / 100.0))
 }
 
 fn ratio(ratio: f64) -> String {

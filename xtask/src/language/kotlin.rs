@@ -29,9 +29,8 @@ pub(crate) fn run(model: &Path) -> Result<Count> {
     system::ensure(&NEEDS)?;
     let library = bindings::library()?;
     let folder = library.parent().context("the library lies in no folder")?;
-    let project = place::root().join("bindings/kotlin");
     let mut command = Command::new("mvn");
-    command.current_dir(&project);
+    command.current_dir(project());
     command.args(["--batch-mode", "--no-transfer-progress", "test"]);
     command.arg(format!("-Dselvedge.library.path={}", folder.display()));
     command.arg(format!("-Dselvedge.model={}", model.display()));
@@ -46,8 +45,8 @@ pub(crate) fn run(model: &Path) -> Result<Count> {
         count.failed = 1;
     }
     if status.success() {
-        let built = project.join("storefront/target");
-        let program = phone(&built, folder)?;
+        let built = project().join("storefront/target");
+        let program = program("storefront", folder)?;
         count += Phone { language: "Kotlin", program, inside: built.clone(), folder: built }.test()?;
     }
     Ok(count)
@@ -72,14 +71,28 @@ pub(crate) fn artefact(coordinates: &str) -> Result<PathBuf> {
     Ok(file)
 }
 
-/// The storefront's phone, as Maven left it.
-fn phone(built: &Path, library: &Path) -> Result<Command> {
+/// The program that measures what calls cost.
+pub(crate) fn bench(library: &Path) -> Result<Command> {
+    system::ensure(&NEEDS)?;
+    let mut command = Command::new("mvn");
+    command.current_dir(project()).args(["--batch-mode", "--no-transfer-progress", "-q", "process-classes"]);
+    shell::quiet("build the Kotlin package", command.args(["-pl", "bench", "-am"]))?;
+    program("bench", library.parent().context("the library lies in no folder")?)
+}
+
+fn project() -> PathBuf {
+    place::root().join("bindings/kotlin")
+}
+
+/// The program of a module, as Maven left it.
+fn program(module: &str, library: &Path) -> Result<Command> {
+    let built = project().join(module).join("target");
     let list = built.join("class-path");
     let others = fs::read_to_string(&list).with_context(|| format!("Maven wrote no {}", list.display()))?;
     let mut command = Command::new("java");
     command.arg(format!("-Djna.library.path={}", library.display()));
     command.args(["-cp", &format!("{}:{}", built.join("classes").display(), others.trim())]);
-    command.arg("dev.selvedge.storefront.MainKt");
+    command.arg(format!("dev.selvedge.{module}.MainKt"));
     Ok(command)
 }
 

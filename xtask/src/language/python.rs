@@ -12,13 +12,8 @@ pub(crate) fn run(model: &Path) -> Result<Count> {
     let generated = bindings::generate(&library)?;
     let drifted = bindings::drift(&generated)?;
     ensure!(drifted.is_empty(), "generated code is not what the library says; run `cargo xtask bindings`: {drifted:?}");
-    let module = generated.join("python");
-    let name = library.file_name().context("the library has no name")?;
-    fs::copy(&library, module.join(name)).with_context(|| format!("cannot write to {}", module.display()))?;
-    let mut command = Command::new("python3");
-    command.current_dir(place::root().join("bindings/ffi/python"));
-    command.args(["-m", "unittest", "--verbose", "test_scenarios"]);
-    command.env("PYTHONPATH", &module).env("PYTHONDONTWRITEBYTECODE", "1").env("SELVEDGE_MODEL", model);
+    let mut command = python(&generated, &library)?;
+    command.args(["-m", "unittest", "--verbose", "test_scenarios"]).env("SELVEDGE_MODEL", model);
     let mut count = Count::default();
     let (status, _) = shell::streamed("Python tests", &mut command, |_, line| {
         if let Some(ran) = line.strip_prefix("Ran ").and_then(|rest| rest.split(' ').next()?.parse().ok()) {
@@ -33,6 +28,24 @@ pub(crate) fn run(model: &Path) -> Result<Count> {
         count.failed = 1;
     }
     Ok(count)
+}
+
+/// The program that measures what calls cost.
+pub(crate) fn bench(library: &Path) -> Result<Command> {
+    let mut command = python(&bindings::generate(library)?, library)?;
+    command.arg("bench_calls.py").env("SELVEDGE_LIBRARY", library);
+    Ok(command)
+}
+
+/// Python, with the generated module and the library beside it.
+fn python(generated: &Path, library: &Path) -> Result<Command> {
+    let module = generated.join("python");
+    let name = library.file_name().context("the library has no name")?;
+    fs::copy(library, module.join(name)).with_context(|| format!("cannot write to {}", module.display()))?;
+    let mut command = Command::new("python3");
+    command.current_dir(place::root().join("bindings/ffi/python"));
+    command.env("PYTHONPATH", &module).env("PYTHONDONTWRITEBYTECODE", "1");
+    Ok(command)
 }
 
 /// Reads the last line of unittest: `OK (skipped=2)`, `FAILED (failures=1, errors=1)`, given how many ran.

@@ -49,6 +49,17 @@ pub(crate) fn run(model: &Path) -> Result<Count> {
     Ok(count)
 }
 
+/// The program that measures what calls cost, optimised.
+pub(crate) fn bench(library: &Path, model: &Path) -> Result<Command> {
+    let library = library.parent().context("the library lies in no folder")?.to_path_buf();
+    let swift = Swift::find(&Folders { source: place::root(), library, build: place::target()?.join("swift") }, model)?;
+    let mut build = swift.command("build", "bindings/swift")?;
+    shell::quiet("build the Swift package", build.args(["--configuration", "release", "--product", "bench"]))?;
+    let mut program = swift.enter()?;
+    program.arg(swift.built("release/bench"));
+    Ok(program)
+}
+
 /// The folders that a package's build sees.
 #[derive(Clone, Debug)]
 pub(crate) struct Folders {

@@ -3620,7 +3620,8 @@ public struct ChatRequest: Equatable, Hashable {
      */
     public var batchTokens: UInt32
     /**
-     * The longest a batch waits to be full, in ms.
+     * The longest a batch waits to be full, in ms. With 500, a model that writes 64 tokens a second or more fills every
+     * batch, and 1,000 tokens cross in 37 calls.
      */
     public var batchWaitMs: UInt64
 
@@ -3655,8 +3656,9 @@ public struct ChatRequest: Equatable, Hashable {
          * The most tokens in one batch of the stream. The first batches are smaller, so that the first word shows at once.
          */batchTokens: UInt32 = UInt32(32), 
         /**
-         * The longest a batch waits to be full, in ms.
-         */batchWaitMs: UInt64 = UInt64(250)) {
+         * The longest a batch waits to be full, in ms. With 500, a model that writes 64 tokens a second or more fills every
+         * batch, and 1,000 tokens cross in 37 calls.
+         */batchWaitMs: UInt64 = UInt64(500)) {
         self.messages = messages
         self.model = model
         self.maxTokens = maxTokens

@@ -255,6 +255,17 @@ final class ScenariosTests: Sendable {
     }
 
     @Test(.enabled(if: model != nil, "SELVEDGE_MODEL names no model"))
+    func aThousandTokensCrossInFortyCalls() async throws {
+        var (calls, tokens) = (1, 0)
+        for try await part in try await talking().chat(ask("Write a very long story about tea, in twenty chapters.", 1000)) {
+            calls += 1
+            tokens += part.tokens.count
+        }
+        #expect(tokens == 1000)
+        #expect(calls <= 40)
+    }
+
+    @Test(.enabled(if: model != nil, "SELVEDGE_MODEL names no model"))
     func aCancelledChatStops() async throws {
         let engine = try await talking()
         let parts = Kept<String>()

@@ -358,6 +358,15 @@ class ScenariosTest {
         }
 
     @Test
+    fun `a thousand tokens cross in forty calls`() =
+        scenario {
+            val parts = model().chat(ask("Write a very long story about tea, in twenty chapters.", 1000)).toList()
+            assertEquals(1000, parts.sumOf { it.tokens.size })
+            // The end is a call too.
+            assertTrue(parts.size + 1 <= 40)
+        }
+
+    @Test
     fun `a cancelled chat stops`() =
         scenario {
             val engine = model()
