@@ -388,6 +388,42 @@ class Scenarios(unittest.IsolatedAsyncioTestCase):
         slow = engine.flush(Transport(self.server, before=hang), sv.Call(timeout_ms=100), None)
         await self.fails(sv.ErrorKind.DEADLINE_EXCEEDED, slow)
 
+    async def test_cancelling_at_any_moment_harms_nothing(self):
+        engine = await self.open()
+        before = sv.live_objects()
+
+        # Not `subscribe`: UniFFI frees a future that is ready without the object inside, so a subscription that is cancelled
+        # at that very moment stays until the engine is closed. The façades see to it that this cannot happen.
+        calls = [
+            lambda: self.submit(engine),
+            lambda: engine.intents(sv.IntentFilter()),
+            lambda: engine.intent(str(uuid.uuid4())),
+            lambda: engine.enqueue([sv.NewJob(queue="mail", payload=b"tea")], sv.Call(), None),
+            lambda: engine.jobs(sv.JobFilter()),
+            engine.queues,
+            lambda: engine.cancel_job(1),
+            lambda: engine.revive_job(1),
+            lambda: engine.publish("news", b"tea", sv.Call(), None),
+            engine.doctor,
+            engine.maintain,
+            engine.trim,
+        ]
+        stopped = ended = 0
+        for step in range(40):
+            for call in calls:
+                running = asyncio.ensure_future(call())
+                await asyncio.sleep(step * 50e-6)
+                running.cancel()
+                try:
+                    await running
+                    ended += 1
+                except asyncio.CancelledError:
+                    stopped += 1
+        del running
+        self.assertTrue(stopped > 40 and ended > 40, f"{stopped} were stopped, {ended} had ended")
+        await until("nothing is left", lambda: sv.live_objects() == before)
+        self.assertFalse((await self.submit(engine)).duplicate)
+
     async def test_a_suspended_engine_refuses_until_it_resumes(self):
         engine = await self.open()
         stream = await engine.subscribe("news", sv.Start.NOW(), None)

@@ -1,7 +1,9 @@
+use std::sync::Arc;
+
 use selvedge::{Context, store::StoreExt};
 
 use crate::{
-    call::Call,
+    call::{Call, CancelHandle},
     engine::{Engine, Running},
     error::Outcome,
     hosts::{NetworkStatus, ThermalStatus, ask},
@@ -48,8 +50,9 @@ impl Engine {
     ///
     /// # Errors
     /// `Closed`, `Unavailable` while suspended.
-    pub async fn doctor(&self) -> Outcome<DoctorReport> {
-        self.run("engine.doctor", Call::default(), None, |running, cx| async move {
+    #[uniffi::method(default(cancel = None))]
+    pub async fn doctor(&self, cancel: Option<Arc<CancelHandle>>) -> Outcome<DoctorReport> {
+        self.run("engine.doctor", Call::default(), cancel, |running, cx| async move {
             let mut findings = vec![database(&running, &cx).await];
             findings.extend(running.engine.models().map(|(name, model)| {
                 let model = selvedge::Inference::model(model);

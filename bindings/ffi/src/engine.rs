@@ -184,8 +184,9 @@ impl Engine {
     ///
     /// # Errors
     /// `Closed`, `Unavailable` while suspended.
-    pub async fn trim(&self) -> Outcome<()> {
-        self.run("engine.trim", Call::default(), None, |running, cx| async move {
+    #[uniffi::method(default(cancel = None))]
+    pub async fn trim(&self, cancel: Option<Arc<CancelHandle>>) -> Outcome<()> {
+        self.run("engine.trim", Call::default(), cancel, |running, cx| async move {
             let shrink =
                 |tx: &selvedge::sqlite::rusqlite::Transaction<'_>| Ok(tx.execute_batch("PRAGMA shrink_memory")?);
             running.store.commit_with(&cx, selvedge::Commit::new(), shrink).await?;
@@ -199,8 +200,9 @@ impl Engine {
     ///
     /// # Errors
     /// Those of the Store.
-    pub async fn maintain(&self) -> Outcome<()> {
-        self.run("engine.maintain", Call::default(), None, |running, cx| async move {
+    #[uniffi::method(default(cancel = None))]
+    pub async fn maintain(&self, cancel: Option<Arc<CancelHandle>>) -> Outcome<()> {
+        self.run("engine.maintain", Call::default(), cancel, |running, cx| async move {
             running.engine.maintain(&cx, selvedge::store::Maintain::default()).await?;
             Ok(())
         })

@@ -195,8 +195,9 @@ impl Engine {
     ///
     /// # Errors
     /// Those of the Store.
-    pub async fn intents(&self, filter: IntentFilter) -> Outcome<IntentPage> {
-        self.run("engine.intents", Call::default(), None, |running, cx| async move {
+    #[uniffi::method(default(cancel = None))]
+    pub async fn intents(&self, filter: IntentFilter, cancel: Option<Arc<CancelHandle>>) -> Outcome<IntentPage> {
+        self.run("engine.intents", Call::default(), cancel, |running, cx| async move {
             let filter = store::IntentFilter {
                 state: filter.state.map(|state| match state {
                     IntentState::Pending => intent::IntentState::Pending,
@@ -216,8 +217,9 @@ impl Engine {
     ///
     /// # Errors
     /// `InvalidInput` for what is not an id.
-    pub async fn intent(&self, id: String) -> Outcome<Option<IntentView>> {
-        self.run("engine.intent", Call::default(), None, |running, cx| async move {
+    #[uniffi::method(default(cancel = None))]
+    pub async fn intent(&self, id: String, cancel: Option<Arc<CancelHandle>>) -> Outcome<Option<IntentView>> {
+        self.run("engine.intent", Call::default(), cancel, |running, cx| async move {
             let id = uuid(&id)?;
             Ok(store::StoreExt::intent(running.engine.store()?, &cx, id).await?.map(Into::into))
         })

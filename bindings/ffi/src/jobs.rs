@@ -250,8 +250,9 @@ impl Engine {
     ///
     /// # Errors
     /// Those of the Store.
-    pub async fn jobs(&self, filter: JobFilter) -> Outcome<JobPage> {
-        self.run("engine.jobs", Call::default(), None, |running, cx| async move {
+    #[uniffi::method(default(cancel = None))]
+    pub async fn jobs(&self, filter: JobFilter, cancel: Option<Arc<CancelHandle>>) -> Outcome<JobPage> {
+        self.run("engine.jobs", Call::default(), cancel, |running, cx| async move {
             let filter = store::JobFilter {
                 queue: filter.queue,
                 tenant: None,
@@ -274,8 +275,9 @@ impl Engine {
     ///
     /// # Errors
     /// Those of the Store.
-    pub async fn queues(&self) -> Outcome<Vec<QueueStats>> {
-        self.run("engine.queues", Call::default(), None, |running, cx| async move {
+    #[uniffi::method(default(cancel = None))]
+    pub async fn queues(&self, cancel: Option<Arc<CancelHandle>>) -> Outcome<Vec<QueueStats>> {
+        self.run("engine.queues", Call::default(), cancel, |running, cx| async move {
             let queues = running.engine.store()?.queues(&cx).await?;
             Ok(queues
                 .into_iter()
@@ -296,8 +298,9 @@ impl Engine {
     ///
     /// # Errors
     /// Those of the Store. A job that is gone is no error.
-    pub async fn cancel_job(&self, id: i64) -> Outcome<()> {
-        self.run("engine.cancel_job", Call::default(), None, |running, cx| async move {
+    #[uniffi::method(default(cancel = None))]
+    pub async fn cancel_job(&self, id: i64, cancel: Option<Arc<CancelHandle>>) -> Outcome<()> {
+        self.run("engine.cancel_job", Call::default(), cancel, |running, cx| async move {
             running.engine.store()?.commit(&cx, Commit::new().cancel(JobId(id))).await?;
             Ok(())
         })
@@ -308,8 +311,9 @@ impl Engine {
     ///
     /// # Errors
     /// Those of the Store. A job that is gone is no error.
-    pub async fn revive_job(&self, id: i64) -> Outcome<()> {
-        self.run("engine.revive_job", Call::default(), None, |running, cx| async move {
+    #[uniffi::method(default(cancel = None))]
+    pub async fn revive_job(&self, id: i64, cancel: Option<Arc<CancelHandle>>) -> Outcome<()> {
+        self.run("engine.revive_job", Call::default(), cancel, |running, cx| async move {
             running.engine.store()?.commit(&cx, Commit::new().revive(JobId(id))).await?;
             Ok(())
         })

@@ -70,8 +70,15 @@ impl Engine {
     ///
     /// # Errors
     /// `InvalidInput`.
-    pub async fn subscribe(&self, topic: String, from: Start, buffer: Option<u32>) -> Outcome<Arc<TopicStream>> {
-        self.run("engine.subscribe", Call::default(), None, |running, _| async move {
+    #[uniffi::method(default(cancel = None))]
+    pub async fn subscribe(
+        &self,
+        topic: String,
+        from: Start,
+        buffer: Option<u32>,
+        cancel: Option<Arc<CancelHandle>>,
+    ) -> Outcome<Arc<TopicStream>> {
+        self.run("engine.subscribe", Call::default(), cancel, |running, _| async move {
             let from = match from {
                 Start::Now => store::Start::Now,
                 Start::Earliest => store::Start::Earliest,

@@ -5,7 +5,7 @@ func calling<T>(_ call: () throws -> T) throws -> T {
     do { return try call() } catch { throw SelvedgeError.of(error) }
 }
 
-/// Runs a short call of the library and gives its error as a ``SelvedgeError``.
+/// Runs a call of the library that is not to be cancelled and gives its error as a ``SelvedgeError``.
 func calling<T: Sendable>(_ call: @Sendable () async throws -> T) async throws -> T {
     do { return try await call() } catch { throw SelvedgeError.of(error) }
 }

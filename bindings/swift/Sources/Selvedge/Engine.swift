@@ -63,12 +63,12 @@ public final class Engine: Sendable {
 
     /// One page of intents, in the order in which they were submitted.
     public func intents(_ filter: IntentFilter = IntentFilter()) async throws -> IntentPage {
-        try await calling { [native] in try await native.intents(filter: filter) }
+        try await cancellable { [native] in try await native.intents(filter: filter, cancel: $0) }
     }
 
     /// One intent, if it is still kept.
     public func intent(id: String) async throws -> IntentView? {
-        try await calling { [native] in try await native.intent(id: id) }
+        try await cancellable { [native] in try await native.intent(id: id, cancel: $0) }
     }
 
     /// Sends every pending intent once. A request that fails is counted and tried again later.
@@ -103,22 +103,22 @@ public final class Engine: Sendable {
 
     /// One page of jobs, by number.
     public func jobs(_ filter: JobFilter = JobFilter()) async throws -> JobPage {
-        try await calling { [native] in try await native.jobs(filter: filter) }
+        try await cancellable { [native] in try await native.jobs(filter: filter, cancel: $0) }
     }
 
     /// Depth and age of every queue.
     public func queues() async throws -> [QueueStats] {
-        try await calling { [native] in try await native.queues() }
+        try await cancellable { [native] in try await native.queues(cancel: $0) }
     }
 
     /// Cancels a job. A job that has ended is no error.
     public func cancelJob(_ id: Int64) async throws {
-        try await calling { [native] in try await native.cancelJob(id: id) }
+        try await cancellable { [native] in try await native.cancelJob(id: id, cancel: $0) }
     }
 
     /// Makes a dead or cancelled job ready again, with all of its attempts.
     public func reviveJob(_ id: Int64) async throws {
-        try await calling { [native] in try await native.reviveJob(id: id) }
+        try await cancellable { [native] in try await native.reviveJob(id: id, cancel: $0) }
     }
 
     /// Gives jobs to `handler` until the task is cancelled: then it takes no more, waits for those that run and returns.
@@ -164,7 +164,9 @@ public final class Engine: Sendable {
         buffer: UInt32? = nil
     ) -> AsyncThrowingStream<Notice, any Error> {
         pulled { [native] in
-            let stream = try await native.subscribe(topic: topic, from: start, buffer: buffer)
+            let stream = try await cancellable {
+                try await native.subscribe(topic: topic, from: start, buffer: buffer, cancel: $0)
+            }
             return Source(cancel: stream.cancel) { try await stream.nextBatch(max: 64) }
         }
     }
@@ -180,10 +182,7 @@ public final class Engine: Sendable {
     /// ```
     public func chat(_ request: ChatRequest, call: Call = Call()) -> AsyncThrowingStream<ChatChunk, any Error> {
         pulled { [native] in
-            let handle = CancelHandle()
-            let stream = try await cancelling({ try handle.cancel() }) {
-                try await native.chat(request: request, call: call, cancel: handle)
-            }
+            let stream = try await cancellable { try await native.chat(request: request, call: call, cancel: $0) }
             return Source(cancel: stream.cancel) { try await stream.nextBatch().map { [$0] } ?? [] }
         }
     }
@@ -202,12 +201,12 @@ public final class Engine: Sendable {
 
     /// Looks at the database, the models, the network and the heat.
     public func doctor() async throws -> DoctorReport {
-        try await calling { [native] in try await native.doctor() }
+        try await cancellable { [native] in try await native.doctor(cancel: $0) }
     }
 
     /// One tick of housekeeping. Call it at each start, and about once a second while jobs are worked on.
     public func maintain() async throws {
-        try await calling { [native] in try await native.maintain() }
+        try await cancellable { [native] in try await native.maintain(cancel: $0) }
     }
 
     /// Gets ready for the app to be frozen: what runs stops, running writes end, and no file lock is held afterwards.
@@ -221,7 +220,7 @@ public final class Engine: Sendable {
 
     /// Gives back the memory that can be had again: for `didReceiveMemoryWarning`.
     public func trim() async throws {
-        try await calling { [native] in try await native.trim() }
+        try await cancellable { [native] in try await native.trim(cancel: $0) }
     }
 
     /// Closes the engine: calls that run end, later ones fail with kind `closed`. Nothing acknowledged is lost, and doing it

@@ -1264,7 +1264,7 @@ public protocol EngineProtocol: AnyObject, Sendable {
      * # Errors
      * `Closed`, `Unavailable` while suspended.
      */
-    func doctor() async throws  -> DoctorReport
+    func doctor(cancel: CancelHandle?) async throws  -> DoctorReport
     
     /**
      * One tick of housekeeping: rescues what crashed, fires schedules, drops what is past its retention. Call it at each
@@ -1273,7 +1273,7 @@ public protocol EngineProtocol: AnyObject, Sendable {
      * # Errors
      * Those of the Store.
      */
-    func maintain() async throws 
+    func maintain(cancel: CancelHandle?) async throws 
     
     /**
      * Goes on after [`suspend`](Engine::suspend). On an engine that is not suspended it changes nothing.
@@ -1307,7 +1307,7 @@ public protocol EngineProtocol: AnyObject, Sendable {
      * # Errors
      * `Closed`, `Unavailable` while suspended.
      */
-    func trim() async throws 
+    func trim(cancel: CancelHandle?) async throws 
     
     /**
      * Sends every pending intent once, whether its retry is due or not: for the moment the network comes back, or the
@@ -1325,7 +1325,7 @@ public protocol EngineProtocol: AnyObject, Sendable {
      * # Errors
      * `InvalidInput` for what is not an id.
      */
-    func intent(id: String) async throws  -> IntentView?
+    func intent(id: String, cancel: CancelHandle?) async throws  -> IntentView?
     
     /**
      * One page of intents.
@@ -1333,7 +1333,7 @@ public protocol EngineProtocol: AnyObject, Sendable {
      * # Errors
      * Those of the Store.
      */
-    func intents(filter: IntentFilter) async throws  -> IntentPage
+    func intents(filter: IntentFilter, cancel: CancelHandle?) async throws  -> IntentPage
     
     /**
      * Sends intents as they come and again when their retry is due, until `cancel` is used: for an app in the foreground.
@@ -1358,7 +1358,7 @@ public protocol EngineProtocol: AnyObject, Sendable {
      * # Errors
      * Those of the Store. A job that is gone is no error.
      */
-    func cancelJob(id: Int64) async throws 
+    func cancelJob(id: Int64, cancel: CancelHandle?) async throws 
     
     /**
      * Writes jobs down, all or none.
@@ -1374,7 +1374,7 @@ public protocol EngineProtocol: AnyObject, Sendable {
      * # Errors
      * Those of the Store.
      */
-    func jobs(filter: JobFilter) async throws  -> JobPage
+    func jobs(filter: JobFilter, cancel: CancelHandle?) async throws  -> JobPage
     
     /**
      * Depth and age of every queue.
@@ -1382,7 +1382,7 @@ public protocol EngineProtocol: AnyObject, Sendable {
      * # Errors
      * Those of the Store.
      */
-    func queues() async throws  -> [QueueStats]
+    func queues(cancel: CancelHandle?) async throws  -> [QueueStats]
     
     /**
      * Makes a dead or cancelled job ready again, with all of its attempts.
@@ -1390,7 +1390,7 @@ public protocol EngineProtocol: AnyObject, Sendable {
      * # Errors
      * Those of the Store. A job that is gone is no error.
      */
-    func reviveJob(id: Int64) async throws 
+    func reviveJob(id: Int64, cancel: CancelHandle?) async throws 
     
     /**
      * Gives jobs to `handler` until `cancel` is used: then it takes no more, waits for those that run and returns. A job
@@ -1416,7 +1416,7 @@ public protocol EngineProtocol: AnyObject, Sendable {
      * # Errors
      * `InvalidInput`.
      */
-    func subscribe(topic: String, from: Start, buffer: UInt32?) async throws  -> TopicStream
+    func subscribe(topic: String, from: Start, buffer: UInt32?, cancel: CancelHandle?) async throws  -> TopicStream
     
 }
 /**
@@ -1565,12 +1565,12 @@ open func models()throws  -> [ModelDescription]  {
      * # Errors
      * `Closed`, `Unavailable` while suspended.
      */
-open func doctor()async throws  -> DoctorReport  {
+open func doctor(cancel: CancelHandle? = nil)async throws  -> DoctorReport  {
     return
         try  await uniffiRustCallAsync(
             rustFutureFunc: {
                 uniffi_selvedge_ffi_fn_method_engine_doctor(
-                        self.uniffiCloneHandle()
+                        self.uniffiCloneHandle(),FfiConverterOptionTypeCancelHandle.lower(cancel)
                 )
             },
             pollFunc: ffi_selvedge_ffi_rust_future_poll_rust_buffer,
@@ -1588,12 +1588,12 @@ open func doctor()async throws  -> DoctorReport  {
      * # Errors
      * Those of the Store.
      */
-open func maintain()async throws   {
+open func maintain(cancel: CancelHandle? = nil)async throws   {
     return
         try  await uniffiRustCallAsync(
             rustFutureFunc: {
                 uniffi_selvedge_ffi_fn_method_engine_maintain(
-                        self.uniffiCloneHandle()
+                        self.uniffiCloneHandle(),FfiConverterOptionTypeCancelHandle.lower(cancel)
                 )
             },
             pollFunc: ffi_selvedge_ffi_rust_future_poll_void,
@@ -1662,12 +1662,12 @@ open func suspend()async throws   {
      * # Errors
      * `Closed`, `Unavailable` while suspended.
      */
-open func trim()async throws   {
+open func trim(cancel: CancelHandle? = nil)async throws   {
     return
         try  await uniffiRustCallAsync(
             rustFutureFunc: {
                 uniffi_selvedge_ffi_fn_method_engine_trim(
-                        self.uniffiCloneHandle()
+                        self.uniffiCloneHandle(),FfiConverterOptionTypeCancelHandle.lower(cancel)
                 )
             },
             pollFunc: ffi_selvedge_ffi_rust_future_poll_void,
@@ -1708,12 +1708,12 @@ open func flush(transport: HttpTransport, call: Call, cancel: CancelHandle?)asyn
      * # Errors
      * `InvalidInput` for what is not an id.
      */
-open func intent(id: String)async throws  -> IntentView?  {
+open func intent(id: String, cancel: CancelHandle? = nil)async throws  -> IntentView?  {
     return
         try  await uniffiRustCallAsync(
             rustFutureFunc: {
                 uniffi_selvedge_ffi_fn_method_engine_intent(
-                        self.uniffiCloneHandle(),FfiConverterString.lower(id)
+                        self.uniffiCloneHandle(),FfiConverterString.lower(id),FfiConverterOptionTypeCancelHandle.lower(cancel)
                 )
             },
             pollFunc: ffi_selvedge_ffi_rust_future_poll_rust_buffer,
@@ -1730,12 +1730,12 @@ open func intent(id: String)async throws  -> IntentView?  {
      * # Errors
      * Those of the Store.
      */
-open func intents(filter: IntentFilter)async throws  -> IntentPage  {
+open func intents(filter: IntentFilter, cancel: CancelHandle? = nil)async throws  -> IntentPage  {
     return
         try  await uniffiRustCallAsync(
             rustFutureFunc: {
                 uniffi_selvedge_ffi_fn_method_engine_intents(
-                        self.uniffiCloneHandle(),FfiConverterTypeIntentFilter_lower(filter)
+                        self.uniffiCloneHandle(),FfiConverterTypeIntentFilter_lower(filter),FfiConverterOptionTypeCancelHandle.lower(cancel)
                 )
             },
             pollFunc: ffi_selvedge_ffi_rust_future_poll_rust_buffer,
@@ -1797,12 +1797,12 @@ open func submit(intent: NewIntent, call: Call, cancel: CancelHandle?)async thro
      * # Errors
      * Those of the Store. A job that is gone is no error.
      */
-open func cancelJob(id: Int64)async throws   {
+open func cancelJob(id: Int64, cancel: CancelHandle? = nil)async throws   {
     return
         try  await uniffiRustCallAsync(
             rustFutureFunc: {
                 uniffi_selvedge_ffi_fn_method_engine_cancel_job(
-                        self.uniffiCloneHandle(),FfiConverterInt64.lower(id)
+                        self.uniffiCloneHandle(),FfiConverterInt64.lower(id),FfiConverterOptionTypeCancelHandle.lower(cancel)
                 )
             },
             pollFunc: ffi_selvedge_ffi_rust_future_poll_void,
@@ -1841,12 +1841,12 @@ open func enqueue(jobs: [NewJob], call: Call, cancel: CancelHandle?)async throws
      * # Errors
      * Those of the Store.
      */
-open func jobs(filter: JobFilter)async throws  -> JobPage  {
+open func jobs(filter: JobFilter, cancel: CancelHandle? = nil)async throws  -> JobPage  {
     return
         try  await uniffiRustCallAsync(
             rustFutureFunc: {
                 uniffi_selvedge_ffi_fn_method_engine_jobs(
-                        self.uniffiCloneHandle(),FfiConverterTypeJobFilter_lower(filter)
+                        self.uniffiCloneHandle(),FfiConverterTypeJobFilter_lower(filter),FfiConverterOptionTypeCancelHandle.lower(cancel)
                 )
             },
             pollFunc: ffi_selvedge_ffi_rust_future_poll_rust_buffer,
@@ -1863,12 +1863,12 @@ open func jobs(filter: JobFilter)async throws  -> JobPage  {
      * # Errors
      * Those of the Store.
      */
-open func queues()async throws  -> [QueueStats]  {
+open func queues(cancel: CancelHandle? = nil)async throws  -> [QueueStats]  {
     return
         try  await uniffiRustCallAsync(
             rustFutureFunc: {
                 uniffi_selvedge_ffi_fn_method_engine_queues(
-                        self.uniffiCloneHandle()
+                        self.uniffiCloneHandle(),FfiConverterOptionTypeCancelHandle.lower(cancel)
                 )
             },
             pollFunc: ffi_selvedge_ffi_rust_future_poll_rust_buffer,
@@ -1885,12 +1885,12 @@ open func queues()async throws  -> [QueueStats]  {
      * # Errors
      * Those of the Store. A job that is gone is no error.
      */
-open func reviveJob(id: Int64)async throws   {
+open func reviveJob(id: Int64, cancel: CancelHandle? = nil)async throws   {
     return
         try  await uniffiRustCallAsync(
             rustFutureFunc: {
                 uniffi_selvedge_ffi_fn_method_engine_revive_job(
-                        self.uniffiCloneHandle(),FfiConverterInt64.lower(id)
+                        self.uniffiCloneHandle(),FfiConverterInt64.lower(id),FfiConverterOptionTypeCancelHandle.lower(cancel)
                 )
             },
             pollFunc: ffi_selvedge_ffi_rust_future_poll_void,
@@ -1953,12 +1953,12 @@ open func publish(topic: String, payload: Data, call: Call, cancel: CancelHandle
      * # Errors
      * `InvalidInput`.
      */
-open func subscribe(topic: String, from: Start, buffer: UInt32?)async throws  -> TopicStream  {
+open func subscribe(topic: String, from: Start, buffer: UInt32?, cancel: CancelHandle? = nil)async throws  -> TopicStream  {
     return
         try  await uniffiRustCallAsync(
             rustFutureFunc: {
                 uniffi_selvedge_ffi_fn_method_engine_subscribe(
-                        self.uniffiCloneHandle(),FfiConverterString.lower(topic),FfiConverterTypeStart_lower(from),FfiConverterOptionUInt32.lower(buffer)
+                        self.uniffiCloneHandle(),FfiConverterString.lower(topic),FfiConverterTypeStart_lower(from),FfiConverterOptionUInt32.lower(buffer),FfiConverterOptionTypeCancelHandle.lower(cancel)
                 )
             },
             pollFunc: ffi_selvedge_ffi_rust_future_poll_u64,
@@ -8696,10 +8696,10 @@ private let initializationResult: InitializationResult = {
     if (uniffi_selvedge_ffi_checksum_method_engine_models() != 38192) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_selvedge_ffi_checksum_method_engine_doctor() != 47633) {
+    if (uniffi_selvedge_ffi_checksum_method_engine_doctor() != 57809) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_selvedge_ffi_checksum_method_engine_maintain() != 63570) {
+    if (uniffi_selvedge_ffi_checksum_method_engine_maintain() != 64522) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_selvedge_ffi_checksum_method_engine_resume() != 46109) {
@@ -8711,16 +8711,16 @@ private let initializationResult: InitializationResult = {
     if (uniffi_selvedge_ffi_checksum_method_engine_suspend() != 46889) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_selvedge_ffi_checksum_method_engine_trim() != 11820) {
+    if (uniffi_selvedge_ffi_checksum_method_engine_trim() != 513) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_selvedge_ffi_checksum_method_engine_flush() != 29124) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_selvedge_ffi_checksum_method_engine_intent() != 34914) {
+    if (uniffi_selvedge_ffi_checksum_method_engine_intent() != 15848) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_selvedge_ffi_checksum_method_engine_intents() != 23106) {
+    if (uniffi_selvedge_ffi_checksum_method_engine_intents() != 6041) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_selvedge_ffi_checksum_method_engine_relay() != 56477) {
@@ -8729,19 +8729,19 @@ private let initializationResult: InitializationResult = {
     if (uniffi_selvedge_ffi_checksum_method_engine_submit() != 8148) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_selvedge_ffi_checksum_method_engine_cancel_job() != 47588) {
+    if (uniffi_selvedge_ffi_checksum_method_engine_cancel_job() != 33697) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_selvedge_ffi_checksum_method_engine_enqueue() != 50190) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_selvedge_ffi_checksum_method_engine_jobs() != 49146) {
+    if (uniffi_selvedge_ffi_checksum_method_engine_jobs() != 44026) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_selvedge_ffi_checksum_method_engine_queues() != 2687) {
+    if (uniffi_selvedge_ffi_checksum_method_engine_queues() != 23998) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_selvedge_ffi_checksum_method_engine_revive_job() != 22365) {
+    if (uniffi_selvedge_ffi_checksum_method_engine_revive_job() != 62954) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_selvedge_ffi_checksum_method_engine_work() != 28184) {
@@ -8750,7 +8750,7 @@ private let initializationResult: InitializationResult = {
     if (uniffi_selvedge_ffi_checksum_method_engine_publish() != 57199) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_selvedge_ffi_checksum_method_engine_subscribe() != 38543) {
+    if (uniffi_selvedge_ffi_checksum_method_engine_subscribe() != 14504) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_selvedge_ffi_checksum_method_connectivity_status() != 31484) {

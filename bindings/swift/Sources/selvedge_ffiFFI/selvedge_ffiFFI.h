@@ -415,12 +415,12 @@ RustBuffer uniffi_selvedge_ffi_fn_method_engine_models(uint64_t ptr, RustCallSta
 #endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_ENGINE_DOCTOR
 #define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_ENGINE_DOCTOR
-uint64_t uniffi_selvedge_ffi_fn_method_engine_doctor(uint64_t ptr
+uint64_t uniffi_selvedge_ffi_fn_method_engine_doctor(uint64_t ptr, RustBuffer cancel
 );
 #endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_ENGINE_MAINTAIN
 #define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_ENGINE_MAINTAIN
-uint64_t uniffi_selvedge_ffi_fn_method_engine_maintain(uint64_t ptr
+uint64_t uniffi_selvedge_ffi_fn_method_engine_maintain(uint64_t ptr, RustBuffer cancel
 );
 #endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_ENGINE_RESUME
@@ -440,7 +440,7 @@ uint64_t uniffi_selvedge_ffi_fn_method_engine_suspend(uint64_t ptr
 #endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_ENGINE_TRIM
 #define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_ENGINE_TRIM
-uint64_t uniffi_selvedge_ffi_fn_method_engine_trim(uint64_t ptr
+uint64_t uniffi_selvedge_ffi_fn_method_engine_trim(uint64_t ptr, RustBuffer cancel
 );
 #endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_ENGINE_FLUSH
@@ -450,12 +450,12 @@ uint64_t uniffi_selvedge_ffi_fn_method_engine_flush(uint64_t ptr, uint64_t trans
 #endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_ENGINE_INTENT
 #define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_ENGINE_INTENT
-uint64_t uniffi_selvedge_ffi_fn_method_engine_intent(uint64_t ptr, RustBuffer id
+uint64_t uniffi_selvedge_ffi_fn_method_engine_intent(uint64_t ptr, RustBuffer id, RustBuffer cancel
 );
 #endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_ENGINE_INTENTS
 #define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_ENGINE_INTENTS
-uint64_t uniffi_selvedge_ffi_fn_method_engine_intents(uint64_t ptr, RustBuffer filter
+uint64_t uniffi_selvedge_ffi_fn_method_engine_intents(uint64_t ptr, RustBuffer filter, RustBuffer cancel
 );
 #endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_ENGINE_RELAY
@@ -470,7 +470,7 @@ uint64_t uniffi_selvedge_ffi_fn_method_engine_submit(uint64_t ptr, RustBuffer in
 #endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_ENGINE_CANCEL_JOB
 #define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_ENGINE_CANCEL_JOB
-uint64_t uniffi_selvedge_ffi_fn_method_engine_cancel_job(uint64_t ptr, int64_t id
+uint64_t uniffi_selvedge_ffi_fn_method_engine_cancel_job(uint64_t ptr, int64_t id, RustBuffer cancel
 );
 #endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_ENGINE_ENQUEUE
@@ -480,17 +480,17 @@ uint64_t uniffi_selvedge_ffi_fn_method_engine_enqueue(uint64_t ptr, RustBuffer j
 #endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_ENGINE_JOBS
 #define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_ENGINE_JOBS
-uint64_t uniffi_selvedge_ffi_fn_method_engine_jobs(uint64_t ptr, RustBuffer filter
+uint64_t uniffi_selvedge_ffi_fn_method_engine_jobs(uint64_t ptr, RustBuffer filter, RustBuffer cancel
 );
 #endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_ENGINE_QUEUES
 #define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_ENGINE_QUEUES
-uint64_t uniffi_selvedge_ffi_fn_method_engine_queues(uint64_t ptr
+uint64_t uniffi_selvedge_ffi_fn_method_engine_queues(uint64_t ptr, RustBuffer cancel
 );
 #endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_ENGINE_REVIVE_JOB
 #define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_ENGINE_REVIVE_JOB
-uint64_t uniffi_selvedge_ffi_fn_method_engine_revive_job(uint64_t ptr, int64_t id
+uint64_t uniffi_selvedge_ffi_fn_method_engine_revive_job(uint64_t ptr, int64_t id, RustBuffer cancel
 );
 #endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_ENGINE_WORK
@@ -505,7 +505,7 @@ uint64_t uniffi_selvedge_ffi_fn_method_engine_publish(uint64_t ptr, RustBuffer t
 #endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_ENGINE_SUBSCRIBE
 #define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_ENGINE_SUBSCRIBE
-uint64_t uniffi_selvedge_ffi_fn_method_engine_subscribe(uint64_t ptr, RustBuffer topic, RustBuffer from, RustBuffer buffer
+uint64_t uniffi_selvedge_ffi_fn_method_engine_subscribe(uint64_t ptr, RustBuffer topic, RustBuffer from, RustBuffer buffer, RustBuffer cancel
 );
 #endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_CLONE_CONNECTIVITY

@@ -325,6 +325,45 @@ final class ScenariosTests: Sendable {
         _ = try await fails(.deadlineExceeded) { try await engine.flush(Sending(hang), call: .timeout(0.1)) }
     }
 
+    @Test func cancellingAtAnyMomentHarmsNothing() async throws {
+        let engine = try await open()
+        let before = try liveObjects()
+        let transport = URLSessionTransport(server: server.url)
+        let calls: [@Sendable () async throws -> Void] = [
+            { _ = try await engine.submit("orders.create", ["item": "tea"]) },
+            { _ = try await engine.intents() },
+            { _ = try await engine.intent(id: UUID().uuidString) },
+            { _ = try await engine.flush(transport) },
+            { _ = try await engine.enqueue(NewJob(queue: "mail", payload: Data())) },
+            { _ = try await engine.jobs() },
+            { _ = try await engine.queues() },
+            { try await engine.cancelJob(1) },
+            { try await engine.reviveJob(1) },
+            { try await engine.publish("news", Data("tea".utf8)) },
+            { for try await _ in engine.subscribe("news", from: .earliest) {} },
+            { _ = try await engine.doctor() },
+            { try await engine.maintain() },
+            { try await engine.trim() },
+        ]
+        var (stopped, ended) = (0, 0)
+        for round in 0..<40 {
+            for call in calls {
+                let running = Task { try await call() }
+                try await Task.sleep(nanoseconds: UInt64(round) * 50_000)
+                running.cancel()
+                switch await running.result {
+                case .success: ended += 1
+                case .failure(let error):
+                    #expect(error is CancellationError)
+                    stopped += 1
+                }
+            }
+        }
+        #expect(stopped > 40 && ended > 40, "\(stopped) were stopped, \(ended) had ended")
+        try await until("nothing is left") { try liveObjects() == before }
+        #expect(try await !engine.submit("orders.create", ["item": "tea"]).duplicate)
+    }
+
     @Test func aSuspendedEngineRefusesUntilItResumes() async throws {
         let engine = try await open()
         try await engine.suspend()

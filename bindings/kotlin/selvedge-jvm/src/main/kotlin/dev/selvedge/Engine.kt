@@ -1,8 +1,10 @@
 package dev.selvedge
 
 import dev.selvedge.ffi.EngineConfig
+import kotlinx.coroutines.NonCancellable
 import kotlinx.coroutines.flow.Flow
 import kotlinx.coroutines.flow.flow
+import kotlinx.coroutines.withContext
 import java.util.concurrent.atomic.AtomicBoolean
 import kotlin.time.Duration
 import kotlin.time.Duration.Companion.seconds
@@ -109,7 +111,8 @@ public class Engine private constructor(private val native: NativeEngine) : Auto
         buffer: UInt? = null,
     ): Flow<Notice> =
         flow {
-            calling { native.subscribe(topic, from, buffer) }.use { stream ->
+            // A moment, and not cancellable: the generated code would lose a stream that is ready when it is cancelled.
+            calling { withContext(NonCancellable) { native.subscribe(topic, from, buffer) } }.use { stream ->
                 while (true) {
                     val batch = calling { stream.nextBatch(BATCH) }
                     if (batch.isEmpty()) break

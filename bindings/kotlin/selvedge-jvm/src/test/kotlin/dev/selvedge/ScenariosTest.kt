@@ -36,6 +36,7 @@ import kotlin.test.assertFalse
 import kotlin.test.assertNotNull
 import kotlin.test.assertNull
 import kotlin.test.assertTrue
+import kotlin.time.Duration.Companion.microseconds
 import kotlin.time.Duration.Companion.milliseconds
 import kotlin.time.Duration.Companion.seconds
 import dev.selvedge.ffi.JobOutcome as Outcome
@@ -424,6 +425,42 @@ class ScenariosTest {
                     error("never")
                 }, Call(timeoutMs = 100uL))
             }
+        }
+
+    @Test
+    fun `cancelling at any moment harms nothing`() =
+        scenario {
+            val engine = open()
+            val before = liveObjects()
+            val calls: List<suspend () -> Unit> =
+                listOf(
+                    { engine.order() },
+                    { engine.intents() },
+                    { engine.intent(UUID.randomUUID().toString()) },
+                    { engine.flush(transport) },
+                    { engine.enqueue(NewJob("mail", TEA)) },
+                    { engine.jobs() },
+                    { engine.queues() },
+                    { engine.cancelJob(1) },
+                    { engine.reviveJob(1) },
+                    { engine.publish("news", TEA) },
+                    { engine.subscribe("news", StartAt.Earliest).collect {} },
+                    { engine.doctor() },
+                    { engine.maintain() },
+                    { engine.trim() },
+                )
+            var (stopped, ended) = 0 to 0
+            for (round in 0 until 40) {
+                for (call in calls) {
+                    val running = launch { call() }
+                    delay((round * 50).microseconds)
+                    running.cancelAndJoin()
+                    if (running.isCancelled) stopped++ else ended++
+                }
+            }
+            assertTrue(stopped > 40 && ended > 40, "$stopped were stopped, $ended had ended")
+            until("nothing is left") { liveObjects() == before }
+            assertFalse(engine.order().duplicate)
         }
 
     @Test

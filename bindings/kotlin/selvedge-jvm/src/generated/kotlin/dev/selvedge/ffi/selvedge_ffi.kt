@@ -944,9 +944,9 @@ internal object UniffiLib {
     ): Long
     external fun uniffi_selvedge_ffi_fn_method_engine_models(`ptr`: Long,uniffi_out_err: UniffiRustCallStatus, 
     ): RustBuffer.ByValue
-    external fun uniffi_selvedge_ffi_fn_method_engine_doctor(`ptr`: Long,
+    external fun uniffi_selvedge_ffi_fn_method_engine_doctor(`ptr`: Long,`cancel`: RustBuffer.ByValue,
     ): Long
-    external fun uniffi_selvedge_ffi_fn_method_engine_maintain(`ptr`: Long,
+    external fun uniffi_selvedge_ffi_fn_method_engine_maintain(`ptr`: Long,`cancel`: RustBuffer.ByValue,
     ): Long
     external fun uniffi_selvedge_ffi_fn_method_engine_resume(`ptr`: Long,uniffi_out_err: UniffiRustCallStatus, 
     ): Unit
@@ -954,33 +954,33 @@ internal object UniffiLib {
     ): Unit
     external fun uniffi_selvedge_ffi_fn_method_engine_suspend(`ptr`: Long,
     ): Long
-    external fun uniffi_selvedge_ffi_fn_method_engine_trim(`ptr`: Long,
+    external fun uniffi_selvedge_ffi_fn_method_engine_trim(`ptr`: Long,`cancel`: RustBuffer.ByValue,
     ): Long
     external fun uniffi_selvedge_ffi_fn_method_engine_flush(`ptr`: Long,`transport`: Long,`call`: RustBuffer.ByValue,`cancel`: RustBuffer.ByValue,
     ): Long
-    external fun uniffi_selvedge_ffi_fn_method_engine_intent(`ptr`: Long,`id`: RustBuffer.ByValue,
+    external fun uniffi_selvedge_ffi_fn_method_engine_intent(`ptr`: Long,`id`: RustBuffer.ByValue,`cancel`: RustBuffer.ByValue,
     ): Long
-    external fun uniffi_selvedge_ffi_fn_method_engine_intents(`ptr`: Long,`filter`: RustBuffer.ByValue,
+    external fun uniffi_selvedge_ffi_fn_method_engine_intents(`ptr`: Long,`filter`: RustBuffer.ByValue,`cancel`: RustBuffer.ByValue,
     ): Long
     external fun uniffi_selvedge_ffi_fn_method_engine_relay(`ptr`: Long,`transport`: Long,`call`: RustBuffer.ByValue,`cancel`: RustBuffer.ByValue,
     ): Long
     external fun uniffi_selvedge_ffi_fn_method_engine_submit(`ptr`: Long,`intent`: RustBuffer.ByValue,`call`: RustBuffer.ByValue,`cancel`: RustBuffer.ByValue,
     ): Long
-    external fun uniffi_selvedge_ffi_fn_method_engine_cancel_job(`ptr`: Long,`id`: Long,
+    external fun uniffi_selvedge_ffi_fn_method_engine_cancel_job(`ptr`: Long,`id`: Long,`cancel`: RustBuffer.ByValue,
     ): Long
     external fun uniffi_selvedge_ffi_fn_method_engine_enqueue(`ptr`: Long,`jobs`: RustBuffer.ByValue,`call`: RustBuffer.ByValue,`cancel`: RustBuffer.ByValue,
     ): Long
-    external fun uniffi_selvedge_ffi_fn_method_engine_jobs(`ptr`: Long,`filter`: RustBuffer.ByValue,
+    external fun uniffi_selvedge_ffi_fn_method_engine_jobs(`ptr`: Long,`filter`: RustBuffer.ByValue,`cancel`: RustBuffer.ByValue,
     ): Long
-    external fun uniffi_selvedge_ffi_fn_method_engine_queues(`ptr`: Long,
+    external fun uniffi_selvedge_ffi_fn_method_engine_queues(`ptr`: Long,`cancel`: RustBuffer.ByValue,
     ): Long
-    external fun uniffi_selvedge_ffi_fn_method_engine_revive_job(`ptr`: Long,`id`: Long,
+    external fun uniffi_selvedge_ffi_fn_method_engine_revive_job(`ptr`: Long,`id`: Long,`cancel`: RustBuffer.ByValue,
     ): Long
     external fun uniffi_selvedge_ffi_fn_method_engine_work(`ptr`: Long,`handler`: Long,`options`: RustBuffer.ByValue,`cancel`: RustBuffer.ByValue,
     ): Long
     external fun uniffi_selvedge_ffi_fn_method_engine_publish(`ptr`: Long,`topic`: RustBuffer.ByValue,`payload`: RustBuffer.ByValue,`call`: RustBuffer.ByValue,`cancel`: RustBuffer.ByValue,
     ): Long
-    external fun uniffi_selvedge_ffi_fn_method_engine_subscribe(`ptr`: Long,`topic`: RustBuffer.ByValue,`from`: RustBuffer.ByValue,`buffer`: RustBuffer.ByValue,
+    external fun uniffi_selvedge_ffi_fn_method_engine_subscribe(`ptr`: Long,`topic`: RustBuffer.ByValue,`from`: RustBuffer.ByValue,`buffer`: RustBuffer.ByValue,`cancel`: RustBuffer.ByValue,
     ): Long
     external fun uniffi_selvedge_ffi_fn_clone_connectivity(`handle`: Long,uniffi_out_err: UniffiRustCallStatus, 
     ): Long
@@ -1183,10 +1183,10 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
     if ((lib.uniffi_selvedge_ffi_checksum_method_engine_models() and 0xFFFF) != 38192) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_selvedge_ffi_checksum_method_engine_doctor() and 0xFFFF) != 47633) {
+    if ((lib.uniffi_selvedge_ffi_checksum_method_engine_doctor() and 0xFFFF) != 57809) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_selvedge_ffi_checksum_method_engine_maintain() and 0xFFFF) != 63570) {
+    if ((lib.uniffi_selvedge_ffi_checksum_method_engine_maintain() and 0xFFFF) != 64522) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_selvedge_ffi_checksum_method_engine_resume() and 0xFFFF) != 46109) {
@@ -1198,16 +1198,16 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
     if ((lib.uniffi_selvedge_ffi_checksum_method_engine_suspend() and 0xFFFF) != 46889) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_selvedge_ffi_checksum_method_engine_trim() and 0xFFFF) != 11820) {
+    if ((lib.uniffi_selvedge_ffi_checksum_method_engine_trim() and 0xFFFF) != 513) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_selvedge_ffi_checksum_method_engine_flush() and 0xFFFF) != 29124) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_selvedge_ffi_checksum_method_engine_intent() and 0xFFFF) != 34914) {
+    if ((lib.uniffi_selvedge_ffi_checksum_method_engine_intent() and 0xFFFF) != 15848) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_selvedge_ffi_checksum_method_engine_intents() and 0xFFFF) != 23106) {
+    if ((lib.uniffi_selvedge_ffi_checksum_method_engine_intents() and 0xFFFF) != 6041) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_selvedge_ffi_checksum_method_engine_relay() and 0xFFFF) != 56477) {
@@ -1216,19 +1216,19 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
     if ((lib.uniffi_selvedge_ffi_checksum_method_engine_submit() and 0xFFFF) != 8148) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_selvedge_ffi_checksum_method_engine_cancel_job() and 0xFFFF) != 47588) {
+    if ((lib.uniffi_selvedge_ffi_checksum_method_engine_cancel_job() and 0xFFFF) != 33697) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_selvedge_ffi_checksum_method_engine_enqueue() and 0xFFFF) != 50190) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_selvedge_ffi_checksum_method_engine_jobs() and 0xFFFF) != 49146) {
+    if ((lib.uniffi_selvedge_ffi_checksum_method_engine_jobs() and 0xFFFF) != 44026) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_selvedge_ffi_checksum_method_engine_queues() and 0xFFFF) != 2687) {
+    if ((lib.uniffi_selvedge_ffi_checksum_method_engine_queues() and 0xFFFF) != 23998) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_selvedge_ffi_checksum_method_engine_revive_job() and 0xFFFF) != 22365) {
+    if ((lib.uniffi_selvedge_ffi_checksum_method_engine_revive_job() and 0xFFFF) != 62954) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_selvedge_ffi_checksum_method_engine_work() and 0xFFFF) != 28184) {
@@ -1237,7 +1237,7 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
     if ((lib.uniffi_selvedge_ffi_checksum_method_engine_publish() and 0xFFFF) != 57199) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_selvedge_ffi_checksum_method_engine_subscribe() and 0xFFFF) != 38543) {
+    if ((lib.uniffi_selvedge_ffi_checksum_method_engine_subscribe() and 0xFFFF) != 14504) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_selvedge_ffi_checksum_method_connectivity_status() and 0xFFFF) != 31484) {
@@ -2947,7 +2947,7 @@ public interface EngineInterface {
      * # Errors
      * `Closed`, `Unavailable` while suspended.
      */
-    suspend fun `doctor`(): DoctorReport
+    suspend fun `doctor`(`cancel`: CancelHandle? = null): DoctorReport
     
     /**
      * One tick of housekeeping: rescues what crashed, fires schedules, drops what is past its retention. Call it at each
@@ -2956,7 +2956,7 @@ public interface EngineInterface {
      * # Errors
      * Those of the Store.
      */
-    suspend fun `maintain`()
+    suspend fun `maintain`(`cancel`: CancelHandle? = null)
     
     /**
      * Goes on after [`suspend`](Engine::suspend). On an engine that is not suspended it changes nothing.
@@ -2990,7 +2990,7 @@ public interface EngineInterface {
      * # Errors
      * `Closed`, `Unavailable` while suspended.
      */
-    suspend fun `trim`()
+    suspend fun `trim`(`cancel`: CancelHandle? = null)
     
     /**
      * Sends every pending intent once, whether its retry is due or not: for the moment the network comes back, or the
@@ -3008,7 +3008,7 @@ public interface EngineInterface {
      * # Errors
      * `InvalidInput` for what is not an id.
      */
-    suspend fun `intent`(`id`: kotlin.String): IntentView?
+    suspend fun `intent`(`id`: kotlin.String, `cancel`: CancelHandle? = null): IntentView?
     
     /**
      * One page of intents.
@@ -3016,7 +3016,7 @@ public interface EngineInterface {
      * # Errors
      * Those of the Store.
      */
-    suspend fun `intents`(`filter`: IntentFilter): IntentPage
+    suspend fun `intents`(`filter`: IntentFilter, `cancel`: CancelHandle? = null): IntentPage
     
     /**
      * Sends intents as they come and again when their retry is due, until `cancel` is used: for an app in the foreground.
@@ -3041,7 +3041,7 @@ public interface EngineInterface {
      * # Errors
      * Those of the Store. A job that is gone is no error.
      */
-    suspend fun `cancelJob`(`id`: kotlin.Long)
+    suspend fun `cancelJob`(`id`: kotlin.Long, `cancel`: CancelHandle? = null)
     
     /**
      * Writes jobs down, all or none.
@@ -3057,7 +3057,7 @@ public interface EngineInterface {
      * # Errors
      * Those of the Store.
      */
-    suspend fun `jobs`(`filter`: JobFilter): JobPage
+    suspend fun `jobs`(`filter`: JobFilter, `cancel`: CancelHandle? = null): JobPage
     
     /**
      * Depth and age of every queue.
@@ -3065,7 +3065,7 @@ public interface EngineInterface {
      * # Errors
      * Those of the Store.
      */
-    suspend fun `queues`(): List<QueueStats>
+    suspend fun `queues`(`cancel`: CancelHandle? = null): List<QueueStats>
     
     /**
      * Makes a dead or cancelled job ready again, with all of its attempts.
@@ -3073,7 +3073,7 @@ public interface EngineInterface {
      * # Errors
      * Those of the Store. A job that is gone is no error.
      */
-    suspend fun `reviveJob`(`id`: kotlin.Long)
+    suspend fun `reviveJob`(`id`: kotlin.Long, `cancel`: CancelHandle? = null)
     
     /**
      * Gives jobs to `handler` until `cancel` is used: then it takes no more, waits for those that run and returns. A job
@@ -3099,7 +3099,7 @@ public interface EngineInterface {
      * # Errors
      * `InvalidInput`.
      */
-    suspend fun `subscribe`(`topic`: kotlin.String, `from`: Start, `buffer`: kotlin.UInt?): TopicStream
+    suspend fun `subscribe`(`topic`: kotlin.String, `from`: Start, `buffer`: kotlin.UInt?, `cancel`: CancelHandle? = null): TopicStream
     
     companion object
 }
@@ -3301,12 +3301,13 @@ open class Engine: Disposable, AutoCloseable, EngineInterface
      */
     @Throws(EngineException::class)
     @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
-    override suspend fun `doctor`() : DoctorReport {
+    override suspend fun `doctor`(`cancel`: CancelHandle?) : DoctorReport {
         return uniffiRustCallAsync(
         callWithHandle { uniffiHandle ->
             UniffiLib.uniffi_selvedge_ffi_fn_method_engine_doctor(
                 uniffiHandle,
                 
+        FfiConverterOptionalTypeCancelHandle.lower(`cancel`),
             )
         },
         { future, callback, continuation -> UniffiLib.ffi_selvedge_ffi_rust_future_poll_rust_buffer(future, callback, continuation) },
@@ -3329,12 +3330,13 @@ open class Engine: Disposable, AutoCloseable, EngineInterface
      */
     @Throws(EngineException::class)
     @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
-    override suspend fun `maintain`() {
+    override suspend fun `maintain`(`cancel`: CancelHandle?) {
         return uniffiRustCallAsync(
         callWithHandle { uniffiHandle ->
             UniffiLib.uniffi_selvedge_ffi_fn_method_engine_maintain(
                 uniffiHandle,
                 
+        FfiConverterOptionalTypeCancelHandle.lower(`cancel`),
             )
         },
         { future, callback, continuation -> UniffiLib.ffi_selvedge_ffi_rust_future_poll_void(future, callback, continuation) },
@@ -3425,12 +3427,13 @@ open class Engine: Disposable, AutoCloseable, EngineInterface
      */
     @Throws(EngineException::class)
     @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
-    override suspend fun `trim`() {
+    override suspend fun `trim`(`cancel`: CancelHandle?) {
         return uniffiRustCallAsync(
         callWithHandle { uniffiHandle ->
             UniffiLib.uniffi_selvedge_ffi_fn_method_engine_trim(
                 uniffiHandle,
                 
+        FfiConverterOptionalTypeCancelHandle.lower(`cancel`),
             )
         },
         { future, callback, continuation -> UniffiLib.ffi_selvedge_ffi_rust_future_poll_void(future, callback, continuation) },
@@ -3485,13 +3488,14 @@ open class Engine: Disposable, AutoCloseable, EngineInterface
      */
     @Throws(EngineException::class)
     @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
-    override suspend fun `intent`(`id`: kotlin.String) : IntentView? {
+    override suspend fun `intent`(`id`: kotlin.String, `cancel`: CancelHandle?) : IntentView? {
         return uniffiRustCallAsync(
         callWithHandle { uniffiHandle ->
             UniffiLib.uniffi_selvedge_ffi_fn_method_engine_intent(
                 uniffiHandle,
                 
         FfiConverterString.lower(`id`),
+        FfiConverterOptionalTypeCancelHandle.lower(`cancel`),
             )
         },
         { future, callback, continuation -> UniffiLib.ffi_selvedge_ffi_rust_future_poll_rust_buffer(future, callback, continuation) },
@@ -3513,13 +3517,14 @@ open class Engine: Disposable, AutoCloseable, EngineInterface
      */
     @Throws(EngineException::class)
     @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
-    override suspend fun `intents`(`filter`: IntentFilter) : IntentPage {
+    override suspend fun `intents`(`filter`: IntentFilter, `cancel`: CancelHandle?) : IntentPage {
         return uniffiRustCallAsync(
         callWithHandle { uniffiHandle ->
             UniffiLib.uniffi_selvedge_ffi_fn_method_engine_intents(
                 uniffiHandle,
                 
         FfiConverterTypeIntentFilter.lower(`filter`),
+        FfiConverterOptionalTypeCancelHandle.lower(`cancel`),
             )
         },
         { future, callback, continuation -> UniffiLib.ffi_selvedge_ffi_rust_future_poll_rust_buffer(future, callback, continuation) },
@@ -3603,13 +3608,14 @@ open class Engine: Disposable, AutoCloseable, EngineInterface
      */
     @Throws(EngineException::class)
     @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
-    override suspend fun `cancelJob`(`id`: kotlin.Long) {
+    override suspend fun `cancelJob`(`id`: kotlin.Long, `cancel`: CancelHandle?) {
         return uniffiRustCallAsync(
         callWithHandle { uniffiHandle ->
             UniffiLib.uniffi_selvedge_ffi_fn_method_engine_cancel_job(
                 uniffiHandle,
                 
         FfiConverterLong.lower(`id`),
+        FfiConverterOptionalTypeCancelHandle.lower(`cancel`),
             )
         },
         { future, callback, continuation -> UniffiLib.ffi_selvedge_ffi_rust_future_poll_void(future, callback, continuation) },
@@ -3662,13 +3668,14 @@ open class Engine: Disposable, AutoCloseable, EngineInterface
      */
     @Throws(EngineException::class)
     @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
-    override suspend fun `jobs`(`filter`: JobFilter) : JobPage {
+    override suspend fun `jobs`(`filter`: JobFilter, `cancel`: CancelHandle?) : JobPage {
         return uniffiRustCallAsync(
         callWithHandle { uniffiHandle ->
             UniffiLib.uniffi_selvedge_ffi_fn_method_engine_jobs(
                 uniffiHandle,
                 
         FfiConverterTypeJobFilter.lower(`filter`),
+        FfiConverterOptionalTypeCancelHandle.lower(`cancel`),
             )
         },
         { future, callback, continuation -> UniffiLib.ffi_selvedge_ffi_rust_future_poll_rust_buffer(future, callback, continuation) },
@@ -3690,12 +3697,13 @@ open class Engine: Disposable, AutoCloseable, EngineInterface
      */
     @Throws(EngineException::class)
     @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
-    override suspend fun `queues`() : List<QueueStats> {
+    override suspend fun `queues`(`cancel`: CancelHandle?) : List<QueueStats> {
         return uniffiRustCallAsync(
         callWithHandle { uniffiHandle ->
             UniffiLib.uniffi_selvedge_ffi_fn_method_engine_queues(
                 uniffiHandle,
                 
+        FfiConverterOptionalTypeCancelHandle.lower(`cancel`),
             )
         },
         { future, callback, continuation -> UniffiLib.ffi_selvedge_ffi_rust_future_poll_rust_buffer(future, callback, continuation) },
@@ -3717,13 +3725,14 @@ open class Engine: Disposable, AutoCloseable, EngineInterface
      */
     @Throws(EngineException::class)
     @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
-    override suspend fun `reviveJob`(`id`: kotlin.Long) {
+    override suspend fun `reviveJob`(`id`: kotlin.Long, `cancel`: CancelHandle?) {
         return uniffiRustCallAsync(
         callWithHandle { uniffiHandle ->
             UniffiLib.uniffi_selvedge_ffi_fn_method_engine_revive_job(
                 uniffiHandle,
                 
         FfiConverterLong.lower(`id`),
+        FfiConverterOptionalTypeCancelHandle.lower(`cancel`),
             )
         },
         { future, callback, continuation -> UniffiLib.ffi_selvedge_ffi_rust_future_poll_void(future, callback, continuation) },
@@ -3810,7 +3819,7 @@ open class Engine: Disposable, AutoCloseable, EngineInterface
      */
     @Throws(EngineException::class)
     @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
-    override suspend fun `subscribe`(`topic`: kotlin.String, `from`: Start, `buffer`: kotlin.UInt?) : TopicStream {
+    override suspend fun `subscribe`(`topic`: kotlin.String, `from`: Start, `buffer`: kotlin.UInt?, `cancel`: CancelHandle?) : TopicStream {
         return uniffiRustCallAsync(
         callWithHandle { uniffiHandle ->
             UniffiLib.uniffi_selvedge_ffi_fn_method_engine_subscribe(
@@ -3819,6 +3828,7 @@ open class Engine: Disposable, AutoCloseable, EngineInterface
         FfiConverterString.lower(`topic`),
         FfiConverterTypeStart.lower(`from`),
         FfiConverterOptionalUInt.lower(`buffer`),
+        FfiConverterOptionalTypeCancelHandle.lower(`cancel`),
             )
         },
         { future, callback, continuation -> UniffiLib.ffi_selvedge_ffi_rust_future_poll_u64(future, callback, continuation) },
