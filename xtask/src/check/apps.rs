@@ -24,7 +24,7 @@ pub(super) fn kotlin(sources: &Sources) -> Result<Outcome> {
     if place::on_path("java").is_none() || place::on_path("mvn").is_none() {
         return Ok(Outcome::Skipped("this machine has no Java and Maven".into()));
     }
-    let files = sources.paths("bindings/kotlin", ".kt").into_iter().chain(sources.paths("tests/consumers", ".kt"));
+    let files = sources.paths("bindings/kotlin", ".kt").chain(sources.paths("tests/consumers", ".kt"));
     let files = files.filter(|path| !path.contains("/generated/"));
     let mut ktlint = Command::new("java");
     ktlint

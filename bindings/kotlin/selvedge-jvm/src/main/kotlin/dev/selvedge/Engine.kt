@@ -181,7 +181,8 @@ public class Engine private constructor(private val native: NativeEngine) : Auto
                     models = models,
                     callbackTimeoutMs = callbackTimeout.inWholeMilliseconds.toULong(),
                 )
-            return calling { Engine(NativeEngine.open(config, hosts)) }
+            // Not cancellable: the generated code would lose an engine that is ready when it is cancelled.
+            return calling { withContext(NonCancellable) { Engine(NativeEngine.open(config, hosts)) } }
         }
     }
 }
