@@ -68,7 +68,7 @@ async def main(folder):
             pass
 
     async def subscribe():
-        stream = await engine.subscribe("news", sv.Start.EARLIEST(), None)
+        stream = engine.subscribe("news", sv.Start.EARLIEST(), None)
         await stream.next_batch(64)
 
     async def flush():

@@ -248,18 +248,31 @@ class Scenarios(unittest.IsolatedAsyncioTestCase):
 
     async def test_messages_arrive_in_order(self):
         engine = await self.open()
-        stream = await engine.subscribe("news", sv.Start.EARLIEST(), None)
+        stream = engine.subscribe("news", sv.Start.EARLIEST(), None)
         for number in range(100):
             await engine.publish("news", str(number).encode(), sv.Call(), None)
         read = []
         while len(read) < 100:
             read += await asyncio.wait_for(stream.next_batch(32), SOON)
         self.assertEqual([int(notice.payload) for notice in read], list(range(100)))
-        rest = await engine.subscribe("news", sv.Start.AFTER(cursor=read[97].cursor), None)
+        rest = engine.subscribe("news", sv.Start.AFTER(cursor=read[97].cursor), None)
         self.assertEqual([notice.payload for notice in await rest.next_batch(32)], [b"98", b"99"])
 
+    async def test_a_large_message_arrives_whole(self):
+        engine, payload = await self.open(), os.urandom(1_000_000)
+        bulk = sv.Bulk(payload)
+        await engine.publish_bulk("news", bulk, sv.Call(), None)
+        await engine.publish("news", payload, sv.Call(), None)
+        read = []
+        stream = engine.subscribe("news", sv.Start.EARLIEST(), None)
+        while len(read) < 2:
+            read += await asyncio.wait_for(stream.next_batch(32), SOON)
+        self.assertEqual([notice.payload == payload for notice in read], [True, True])
+        too_large = sv.Bulk(bytes(100_000_000))
+        await self.fails(sv.ErrorKind.TOO_LARGE, engine.publish_bulk("news", too_large, sv.Call(), None))
+
     async def test_a_cancelled_subscription_ends(self):
-        stream = await (await self.open()).subscribe("news", sv.Start.NOW(), None)
+        stream = (await self.open()).subscribe("news", sv.Start.NOW(), None)
         waiting = asyncio.create_task(stream.next_batch(1))
         await asyncio.sleep(TICK)
         stream.cancel()
@@ -322,7 +335,7 @@ class Scenarios(unittest.IsolatedAsyncioTestCase):
         request = self.ask("Name three teas.", max_tokens=64, batch_wait_ms=60_000)
         texts = []
         for _ in range(2):
-            stream, parts = await engine.chat(request, sv.Call(), None), []
+            stream, parts = engine.chat(request, sv.Call(), None), []
             while (part := await stream.next_batch()) is not None:
                 parts.append(part)
             texts.append("".join(part.text for part in parts))
@@ -338,7 +351,7 @@ class Scenarios(unittest.IsolatedAsyncioTestCase):
     async def test_a_thousand_tokens_cross_in_forty_calls(self):
         engine = await self.open_model()
         request = self.ask("Write a very long story about tea, in twenty chapters.", max_tokens=1000, batch_wait_ms=60_000)
-        stream, calls, tokens = await engine.chat(request, sv.Call(), None), 1, 0
+        stream, calls, tokens = engine.chat(request, sv.Call(), None), 1, 0
         while (part := await stream.next_batch()) is not None:
             calls, tokens = calls + 1, tokens + len(part.tokens)
         self.assertEqual(tokens, 1000)
@@ -348,7 +361,7 @@ class Scenarios(unittest.IsolatedAsyncioTestCase):
     async def test_a_cancelled_chat_stops(self):
         engine = await self.open_model()
         cancel = sv.CancelHandle()
-        stream = await engine.chat(self.ask("Write a long story.", max_tokens=1500), sv.Call(), cancel)
+        stream = engine.chat(self.ask("Write a long story.", max_tokens=1500), sv.Call(), cancel)
         self.assertIsNotNone(await stream.next_batch())
         cancel.cancel()
 
@@ -358,7 +371,7 @@ class Scenarios(unittest.IsolatedAsyncioTestCase):
 
         await self.fails(sv.ErrorKind.CANCELLED, read())
         # The place is free again: the next answer does not wait for 1,500 tokens.
-        answer = await engine.chat(self.ask("Hi", max_tokens=1), sv.Call(timeout_ms=60_000), None)
+        answer = engine.chat(self.ask("Hi", max_tokens=1), sv.Call(timeout_ms=60_000), None)
         self.assertIsNotNone(await answer.next_batch())
 
     @unittest.skipUnless(MODEL, "SELVEDGE_MODEL names no model")
@@ -370,7 +383,7 @@ class Scenarios(unittest.IsolatedAsyncioTestCase):
 
     async def test_without_a_model_a_chat_is_unsupported(self):
         engine = await self.open()
-        await self.fails(sv.ErrorKind.UNSUPPORTED, engine.chat(self.ask("Hi"), sv.Call(), None))
+        await self.fails(sv.ErrorKind.UNSUPPORTED, engine.chat(self.ask("Hi"), sv.Call(), None).next_batch())
 
     async def test_a_used_cancel_handle_stops_a_call(self):
         engine, cancel = await self.open(), sv.CancelHandle()
@@ -392,8 +405,6 @@ class Scenarios(unittest.IsolatedAsyncioTestCase):
         engine = await self.open()
         before = sv.live_objects()
 
-        # Not `subscribe`: UniFFI frees a future that is ready without the object inside, so a subscription that is cancelled
-        # at that very moment stays until the engine is closed. The façades see to it that this cannot happen.
         calls = [
             lambda: self.submit(engine),
             lambda: engine.intents(sv.IntentFilter()),
@@ -404,6 +415,8 @@ class Scenarios(unittest.IsolatedAsyncioTestCase):
             lambda: engine.cancel_job(1),
             lambda: engine.revive_job(1),
             lambda: engine.publish("news", b"tea", sv.Call(), None),
+            lambda: engine.publish_bulk("large", sv.Bulk(bytes(100_000)), sv.Call(), None),
+            lambda: engine.subscribe("news", sv.Start.EARLIEST(), None).begun(),
             engine.doctor,
             engine.maintain,
             engine.trim,
@@ -426,7 +439,7 @@ class Scenarios(unittest.IsolatedAsyncioTestCase):
 
     async def test_a_suspended_engine_refuses_until_it_resumes(self):
         engine = await self.open()
-        stream = await engine.subscribe("news", sv.Start.NOW(), None)
+        stream = engine.subscribe("news", sv.Start.NOW(), None)
         waiting = asyncio.create_task(stream.next_batch(1))
         await asyncio.sleep(TICK)
         await engine.suspend()
@@ -486,7 +499,8 @@ class Scenarios(unittest.IsolatedAsyncioTestCase):
 
     async def test_two_engines_share_one_file(self):
         one, two = await self.open(), await self.open()
-        stream = await two.subscribe("news", sv.Start.NOW(), None)
+        stream = two.subscribe("news", sv.Start.NOW(), None)
+        await stream.begun()
         await one.publish("news", b"hello", sv.Call(), None)
         [notice] = await asyncio.wait_for(stream.next_batch(1), SOON)
         self.assertEqual(notice.payload, b"hello")
@@ -533,14 +547,14 @@ class Scenarios(unittest.IsolatedAsyncioTestCase):
         engine = await self.open()
         before = sv.live_objects()
         for _ in range(10_000):
-            handle = sv.CancelHandle()
+            handle, bulk = sv.CancelHandle(), sv.Bulk(b"tea")
             handle.cancel()
-            stream = await engine.subscribe("news", sv.Start.NOW(), None)
+            stream = engine.subscribe("news", sv.Start.NOW(), None)
             stream.cancel()
         for number in range(200):
             other = await sv.Engine.open(sv.EngineConfig(database=f"{self.path}-{number}"), sv.Hosts())
             other.shutdown()
-        del handle, stream, other
+        del handle, bulk, stream, other
         self.assertEqual(sv.live_objects(), before)
 
 

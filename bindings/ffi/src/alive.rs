@@ -11,6 +11,8 @@ pub struct LiveObjects {
     pub streams: u64,
     /// Cancel handles.
     pub cancels: u64,
+    /// Large payloads on their way in.
+    pub bulks: u64,
 }
 
 /// How many objects are alive in this process: what a leak test counts.
@@ -20,7 +22,7 @@ pub struct LiveObjects {
 #[uniffi::export]
 pub fn live_objects() -> Outcome<LiveObjects> {
     guarded("live_objects", || {
-        Ok(LiveObjects { engines: ENGINES.get(), streams: STREAMS.get(), cancels: CANCELS.get() })
+        Ok(LiveObjects { engines: ENGINES.get(), streams: STREAMS.get(), cancels: CANCELS.get(), bulks: BULKS.get() })
     })
 }
 
@@ -31,6 +33,7 @@ pub(crate) struct Counter(AtomicU64);
 pub(crate) static ENGINES: Counter = Counter(AtomicU64::new(0));
 pub(crate) static STREAMS: Counter = Counter(AtomicU64::new(0));
 pub(crate) static CANCELS: Counter = Counter(AtomicU64::new(0));
+pub(crate) static BULKS: Counter = Counter(AtomicU64::new(0));
 
 impl Counter {
     fn get(&self) -> u64 {

@@ -1,13 +1,13 @@
 use std::{sync::Arc, time::Duration};
 
 use selvedge::{
-    Inference,
+    Context, Inference,
     inference::{self, Chunk, Generate, Generation, Message, Prompt, Sampling},
 };
 
 use crate::{
     call::{Call, CancelHandle},
-    engine::Engine,
+    engine::{Engine, Running},
     error::{Outcome, guarded, millis},
     stream::Pulled,
 };
@@ -137,38 +137,21 @@ impl Engine {
     /// Asks a model to go on with a chat. The answer is pulled from the stream in batches; `cancel` stops it at the next
     /// token, and so does letting go of the stream.
     ///
+    /// Returns at once: the model begins in the background, and the first `next_batch` tells what went wrong.
+    ///
     /// # Errors
-    /// `Unsupported` without a model, `NotFound`, `InvalidInput`, `TooLarge`, `Busy`.
-    pub async fn chat(
+    /// `Closed`, `Unavailable` while suspended, `InvalidInput` for a call that says something impossible about itself.
+    pub fn chat(
         &self,
         request: ChatRequest,
         call: Call,
         cancel: Option<Arc<CancelHandle>>,
     ) -> Outcome<Arc<ChatStream>> {
-        let handle = cancel.clone();
-        self.run("engine.chat", call, cancel, |running, cx| async move {
-            let sampling = Sampling {
-                temperature: request.temperature,
-                top_k: request.top_k,
-                top_p: request.top_p,
-                seed: request.seed,
-                ..Sampling::GREEDY
-            };
-            let messages = request.messages.into_iter().map(|message| Message::new(message.role, message.content));
-            let mut generate = Generate::new(Prompt::Chat(messages.collect()))
-                .max_tokens(request.max_tokens as usize)
-                .sampling(sampling);
-            generate.stop = request.stop;
-            let generation = running.engine.chat(&cx, request.model.as_deref(), generate).await?;
-            let answer = Answer {
-                generation,
-                batch: 1,
-                most: request.batch_tokens.max(1) as usize,
-                wait: Duration::from_millis(request.batch_wait_ms),
-            };
-            Ok(Arc::new(ChatStream { answer: Pulled::new(running, answer), _cancel: handle }))
+        guarded("engine.chat", || {
+            let open = |running: Arc<Running>, cx| async move { Answer::begin(&running, &cx, request).await };
+            let answer = Pulled::open(self.running()?, "engine.chat", call, cancel.as_deref(), open)?;
+            Ok(Arc::new(ChatStream { answer, _cancel: cancel }))
         })
-        .await
     }
 
     /// Vectors that stand for texts, each of length 1.
@@ -203,7 +186,8 @@ impl ChatStream {
     /// waits longer than `batch_wait_ms` to be full.
     ///
     /// # Errors
-    /// `Cancelled`, `DeadlineExceeded`, or what the model could not do.
+    /// `Unsupported` without a model, `NotFound`, `InvalidInput`, `TooLarge`, `Busy`, `Cancelled`, `DeadlineExceeded`, or what
+    /// the model could not do.
     pub async fn next_batch(&self) -> Outcome<Option<ChatChunk>> {
         self.answer.pull("chat.next_batch", |answer| Box::pin(answer.next_batch())).await
     }
@@ -230,6 +214,26 @@ struct Answer {
 }
 
 impl Answer {
+    async fn begin(running: &Running, cx: &Context, request: ChatRequest) -> Outcome<Self> {
+        let sampling = Sampling {
+            temperature: request.temperature,
+            top_k: request.top_k,
+            top_p: request.top_p,
+            seed: request.seed,
+            ..Sampling::GREEDY
+        };
+        let messages = request.messages.into_iter().map(|message| Message::new(message.role, message.content));
+        let mut generate =
+            Generate::new(Prompt::Chat(messages.collect())).max_tokens(request.max_tokens as usize).sampling(sampling);
+        generate.stop = request.stop;
+        Ok(Self {
+            generation: running.engine.chat(cx, request.model.as_deref(), generate).await?,
+            batch: 1,
+            most: request.batch_tokens.max(1) as usize,
+            wait: Duration::from_millis(request.batch_wait_ms),
+        })
+    }
+
     async fn next_batch(&mut self) -> Outcome<Option<ChatChunk>> {
         let mut part = ChatChunk::default();
         let Some(first) = self.generation.next().await else { return Ok(None) };

@@ -255,8 +255,7 @@ impl Running {
         self.suspending.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Runs work on the engine's threads, until it ends or is cancelled. The work is dropped with the returned future, when
-    /// `cancel` is used, and when the engine closes; a panic in it becomes an error.
+    /// Runs work on the engine's threads, until it ends or is cancelled. The work is dropped with the returned future.
     pub(crate) async fn run<T, F>(
         self: &Arc<Self>,
         operation: &'static str,
@@ -264,6 +263,22 @@ impl Running {
         cancel: Option<&CancelHandle>,
         work: impl FnOnce(Arc<Self>, Context) -> F,
     ) -> Outcome<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Outcome<T>> + Send + 'static,
+    {
+        self.start(operation, call, cancel, work)?.outcome(operation).await
+    }
+
+    /// Starts work on the engine's threads. It is dropped with the returned task, when `cancel` is used, and when the engine
+    /// closes; a panic in it becomes an error.
+    pub(crate) fn start<T, F>(
+        self: &Arc<Self>,
+        operation: &'static str,
+        call: Call,
+        cancel: Option<&CancelHandle>,
+        work: impl FnOnce(Arc<Self>, Context) -> F,
+    ) -> Outcome<Task<Outcome<T>>>
     where
         T: Send + 'static,
         F: Future<Output = Outcome<T>> + Send + 'static,
@@ -289,18 +304,17 @@ impl Running {
             }
         };
         let handle = self.runtime.handle().ok_or_else(closed)?;
-        let task = Task(handle.spawn(bounded.with_subscriber(self.log.clone())));
-        task.await.map_err(|error| EngineError::from(joined(operation, error)))?
+        Ok(Task(handle.spawn(bounded.with_subscriber(self.log.clone()))))
     }
 }
 
 /// A task that ends when nobody waits for it any more.
-struct Task<T>(tokio::task::JoinHandle<T>);
+pub(crate) struct Task<T>(tokio::task::JoinHandle<T>);
 
-impl<T> Future for Task<T> {
-    type Output = Result<T, tokio::task::JoinError>;
-    fn poll(mut self: std::pin::Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<Self::Output> {
-        std::pin::Pin::new(&mut self.0).poll(cx)
+impl<T> Task<Outcome<T>> {
+    /// Waits for what the task has to say. May be dropped and asked again, until it has answered.
+    pub(crate) async fn outcome(&mut self, operation: &'static str) -> Outcome<T> {
+        (&mut self.0).await.map_err(|error| EngineError::from(joined(operation, error)))?
     }
 }
 

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::FutureExt;
 use selvedge::{
     Store,
@@ -7,8 +8,9 @@ use selvedge::{
 };
 
 use crate::{
+    alive::{Alive, BULKS},
     call::{Call, CancelHandle},
-    engine::Engine,
+    engine::{Engine, Running},
     error::{Outcome, guarded},
     stream::Pulled,
 };
@@ -46,6 +48,26 @@ pub enum Notice {
     },
 }
 
+/// A large payload on its way in. It is read where the host keeps it, and copied once; an argument of an asynchronous call is
+/// copied more often: a message of 1 MB takes twice as long (`docs/figures/ffi.md`).
+#[derive(Debug, uniffi::Object)]
+pub struct Bulk {
+    bytes: Bytes,
+    _alive: Alive,
+}
+
+#[uniffi::export]
+impl Bulk {
+    /// Copies the host's bytes. Kotlin gives a direct `ByteBuffer`, Swift `Data`, Python `bytes`.
+    ///
+    /// # Errors
+    /// None; it is a `Result` like every call.
+    #[uniffi::constructor]
+    pub fn new(bytes: &[u8]) -> Outcome<Arc<Self>> {
+        guarded("bulk", || Ok(Arc::new(Self { bytes: Bytes::copy_from_slice(bytes), _alive: Alive::of(&BULKS) })))
+    }
+}
+
 #[uniffi::export]
 impl Engine {
     /// Publishes a message to whoever subscribes in any process on this database, and returns its cursor.
@@ -65,31 +87,46 @@ impl Engine {
         .await
     }
 
+    /// [`publish`](Engine::publish) for large payloads: from some 64 KiB on it is the faster one.
+    ///
+    /// # Errors
+    /// Those of `publish`.
+    pub async fn publish_bulk(
+        &self,
+        topic: String,
+        payload: Arc<Bulk>,
+        call: Call,
+        cancel: Option<Arc<CancelHandle>>,
+    ) -> Outcome<i64> {
+        self.run("engine.publish", call, cancel, |running, cx| async move {
+            Ok(running.engine.store()?.publish(&cx, &topic, payload.bytes.clone()).await?)
+        })
+        .await
+    }
+
     /// Subscribes to a topic. `buffer` is how many messages a slow subscriber may be behind before it skips the oldest;
     /// without it nothing that is kept is skipped.
     ///
+    /// Returns at once: the subscription begins in the background, and the first `next_batch` waits for it and tells what
+    /// went wrong. What is published before it stands is not seen by a subscriber that begins with `Now`;
+    /// [`begun`](TopicStream::begun) waits for that.
+    ///
     /// # Errors
-    /// `InvalidInput`.
-    #[uniffi::method(default(cancel = None))]
-    pub async fn subscribe(
-        &self,
-        topic: String,
-        from: Start,
-        buffer: Option<u32>,
-        cancel: Option<Arc<CancelHandle>>,
-    ) -> Outcome<Arc<TopicStream>> {
-        self.run("engine.subscribe", Call::default(), cancel, |running, _| async move {
-            let from = match from {
-                Start::Now => store::Start::Now,
-                Start::Earliest => store::Start::Earliest,
-                Start::After { cursor } => store::Start::After(cursor),
+    /// `Closed`, `Unavailable` while suspended.
+    pub fn subscribe(&self, topic: String, from: Start, buffer: Option<u32>) -> Outcome<Arc<TopicStream>> {
+        guarded("engine.subscribe", || {
+            let open = |running: Arc<Running>, _| async move {
+                let from = match from {
+                    Start::Now => store::Start::Now,
+                    Start::Earliest => store::Start::Earliest,
+                    Start::After { cursor } => store::Start::After(cursor),
+                };
+                let watch = Watch::Topic { topic, from, buffer: buffer.map(|buffer| buffer as usize) };
+                // The subscription outlives this call, so it gets a context of its own.
+                Ok(running.engine.store()?.watch(&selvedge::Context::new(), watch).await?)
             };
-            let watch = Watch::Topic { topic, from, buffer: buffer.map(|buffer| buffer as usize) };
-            // The subscription outlives this call, so it gets a context of its own.
-            let subscription = running.engine.store()?.watch(&selvedge::Context::new(), watch).await?;
-            Ok(Arc::new(TopicStream(Pulled::new(running, subscription))))
+            Ok(Arc::new(TopicStream(Pulled::open(self.running()?, "engine.subscribe", Call::default(), None, open)?)))
         })
-        .await
     }
 }
 
@@ -99,10 +136,18 @@ pub struct TopicStream(Pulled<Subscription>);
 
 #[uniffi::export]
 impl TopicStream {
+    /// Waits until the subscription stands: whatever is published from then on is seen.
+    ///
+    /// # Errors
+    /// `InvalidInput`, `Cancelled`, and those of the Store.
+    pub async fn begun(&self) -> Outcome<()> {
+        self.0.pull("engine.subscribe", |_| Box::pin(async { Ok(()) })).await
+    }
+
     /// Waits for the next notices: at least one, at most `max`. Empty when the engine has closed.
     ///
     /// # Errors
-    /// `Cancelled`, and those of the Store.
+    /// `InvalidInput`, `Cancelled`, and those of the Store.
     pub async fn next_batch(&self, max: u32) -> Outcome<Vec<Notice>> {
         self.0
             .pull("topic.next_batch", move |subscription| {

@@ -672,6 +672,137 @@ fileprivate struct FfiConverterData: FfiConverterRustBuffer {
 
 
 /**
+ * A large payload on its way in. It is read where the host keeps it, and copied once; an argument of an asynchronous call is
+ * copied more often: a message of 1 MB takes twice as long (`docs/figures/ffi.md`).
+ */
+public protocol BulkProtocol: AnyObject, Sendable {
+    
+}
+/**
+ * A large payload on its way in. It is read where the host keeps it, and copied once; an argument of an asynchronous call is
+ * copied more often: a message of 1 MB takes twice as long (`docs/figures/ffi.md`).
+ */
+open class Bulk: BulkProtocol, @unchecked Sendable {
+    fileprivate let handle: UInt64
+
+    /// Used to instantiate a [FFIObject] without an actual handle, for fakes in tests, mostly.
+#if swift(>=5.8)
+    @_documentation(visibility: private)
+#endif
+    public struct NoHandle {
+        public init() {}
+    }
+
+    // TODO: We'd like this to be `private` but for Swifty reasons,
+    // we can't implement `FfiConverter` without making this `required` and we can't
+    // make it `required` without making it `public`.
+#if swift(>=5.8)
+    @_documentation(visibility: private)
+#endif
+    required public init(unsafeFromHandle handle: UInt64) {
+        self.handle = handle
+    }
+
+    // This constructor can be used to instantiate a fake object.
+    // - Parameter noHandle: Placeholder value so we can have a constructor separate from the default empty one that may be implemented for classes extending [FFIObject].
+    //
+    // - Warning:
+    //     Any object instantiated with this constructor cannot be passed to an actual Rust-backed object. Since there isn't a backing handle the FFI lower functions will crash.
+#if swift(>=5.8)
+    @_documentation(visibility: private)
+#endif
+    public init(noHandle: NoHandle) {
+        self.handle = 0
+    }
+
+#if swift(>=5.8)
+    @_documentation(visibility: private)
+#endif
+    public func uniffiCloneHandle() -> UInt64 {
+        return try! rustCall { uniffi_selvedge_ffi_fn_clone_bulk(self.handle, $0) }
+    }
+    /**
+     * Copies the host's bytes. Kotlin gives a direct `ByteBuffer`, Swift `Data`, Python `bytes`.
+     *
+     * # Errors
+     * None; it is a `Result` like every call.
+     */
+public convenience init(bytes: Data)throws  {
+    let handle =
+        try rustCallWithError(FfiConverterTypeEngineError_lift) {
+        uniffiCallStatus in
+        FfiConverterByRefBytes.lower(bytes) { bytesFb in
+    uniffi_selvedge_ffi_fn_constructor_bulk_new(
+        bytesFb,uniffiCallStatus
+    )
+        }
+}
+    self.init(unsafeFromHandle: handle)
+}
+
+    deinit {
+        if handle == 0 {
+            // Mock objects have handle=0 don't try to free them
+            return
+        }
+
+        try! rustCall { uniffi_selvedge_ffi_fn_free_bulk(handle, $0) }
+    }
+
+    
+
+    
+
+    
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeBulk: FfiConverter {
+    typealias FfiType = UInt64
+    typealias SwiftType = Bulk
+
+    public static func lift(_ handle: UInt64) throws -> Bulk {
+        return Bulk(unsafeFromHandle: handle)
+    }
+
+    public static func lower(_ value: Bulk) -> UInt64 {
+        return value.uniffiCloneHandle()
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> Bulk {
+        let handle: UInt64 = try readInt(&buf)
+        return try lift(handle)
+    }
+
+    public static func write(_ value: Bulk, into buf: inout [UInt8]) {
+        writeInt(&buf, lower(value))
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeBulk_lift(_ handle: UInt64) throws -> Bulk {
+    return try FfiConverterTypeBulk.lift(handle)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeBulk_lower(_ value: Bulk) -> UInt64 {
+    return FfiConverterTypeBulk.lower(value)
+}
+
+
+
+
+
+
+/**
  * Stops calls that run. One handle may be given to several calls.
  *
  * Kotlin's coroutines cancel calls by themselves; Swift's tasks do not reach Rust, so its façade gives a handle to every
@@ -863,7 +994,8 @@ public protocol ChatStreamProtocol: AnyObject, Sendable {
      * waits longer than `batch_wait_ms` to be full.
      *
      * # Errors
-     * `Cancelled`, `DeadlineExceeded`, or what the model could not do.
+     * `Unsupported` without a model, `NotFound`, `InvalidInput`, `TooLarge`, `Busy`, `Cancelled`, `DeadlineExceeded`, or what
+     * the model could not do.
      */
     func nextBatch() async throws  -> ChatChunk?
     
@@ -943,7 +1075,8 @@ open func cancel()throws   {try rustCallWithError(FfiConverterTypeEngineError_li
      * waits longer than `batch_wait_ms` to be full.
      *
      * # Errors
-     * `Cancelled`, `DeadlineExceeded`, or what the model could not do.
+     * `Unsupported` without a model, `NotFound`, `InvalidInput`, `TooLarge`, `Busy`, `Cancelled`, `DeadlineExceeded`, or what
+     * the model could not do.
      */
 open func nextBatch()async throws  -> ChatChunk?  {
     return
@@ -1237,10 +1370,12 @@ public protocol EngineProtocol: AnyObject, Sendable {
      * Asks a model to go on with a chat. The answer is pulled from the stream in batches; `cancel` stops it at the next
      * token, and so does letting go of the stream.
      *
+     * Returns at once: the model begins in the background, and the first `next_batch` tells what went wrong.
+     *
      * # Errors
-     * `Unsupported` without a model, `NotFound`, `InvalidInput`, `TooLarge`, `Busy`.
+     * `Closed`, `Unavailable` while suspended, `InvalidInput` for a call that says something impossible about itself.
      */
-    func chat(request: ChatRequest, call: Call, cancel: CancelHandle?) async throws  -> ChatStream
+    func chat(request: ChatRequest, call: Call, cancel: CancelHandle?) throws  -> ChatStream
     
     /**
      * Vectors that stand for texts, each of length 1.
@@ -1410,13 +1545,25 @@ public protocol EngineProtocol: AnyObject, Sendable {
     func publish(topic: String, payload: Data, call: Call, cancel: CancelHandle?) async throws  -> Int64
     
     /**
+     * [`publish`](Engine::publish) for large payloads: from some 64 KiB on it is the faster one.
+     *
+     * # Errors
+     * Those of `publish`.
+     */
+    func publishBulk(topic: String, payload: Bulk, call: Call, cancel: CancelHandle?) async throws  -> Int64
+    
+    /**
      * Subscribes to a topic. `buffer` is how many messages a slow subscriber may be behind before it skips the oldest;
      * without it nothing that is kept is skipped.
      *
+     * Returns at once: the subscription begins in the background, and the first `next_batch` waits for it and tells what
+     * went wrong. What is published before it stands is not seen by a subscriber that begins with `Now`;
+     * [`begun`](TopicStream::begun) waits for that.
+     *
      * # Errors
-     * `InvalidInput`.
+     * `Closed`, `Unavailable` while suspended.
      */
-    func subscribe(topic: String, from: Start, buffer: UInt32?, cancel: CancelHandle?) async throws  -> TopicStream
+    func subscribe(topic: String, from: Start, buffer: UInt32?) throws  -> TopicStream
     
 }
 /**
@@ -1503,23 +1650,21 @@ public static func `open`(config: EngineConfig, hosts: Hosts)async throws  -> En
      * Asks a model to go on with a chat. The answer is pulled from the stream in batches; `cancel` stops it at the next
      * token, and so does letting go of the stream.
      *
+     * Returns at once: the model begins in the background, and the first `next_batch` tells what went wrong.
+     *
      * # Errors
-     * `Unsupported` without a model, `NotFound`, `InvalidInput`, `TooLarge`, `Busy`.
+     * `Closed`, `Unavailable` while suspended, `InvalidInput` for a call that says something impossible about itself.
      */
-open func chat(request: ChatRequest, call: Call, cancel: CancelHandle?)async throws  -> ChatStream  {
-    return
-        try  await uniffiRustCallAsync(
-            rustFutureFunc: {
-                uniffi_selvedge_ffi_fn_method_engine_chat(
-                        self.uniffiCloneHandle(),FfiConverterTypeChatRequest_lower(request),FfiConverterTypeCall_lower(call),FfiConverterOptionTypeCancelHandle.lower(cancel)
-                )
-            },
-            pollFunc: ffi_selvedge_ffi_rust_future_poll_u64,
-            completeFunc: ffi_selvedge_ffi_rust_future_complete_u64,
-            freeFunc: ffi_selvedge_ffi_rust_future_free_u64,
-            liftFunc: FfiConverterTypeChatStream_lift,
-            errorHandler: FfiConverterTypeEngineError_lift
-        )
+open func chat(request: ChatRequest, call: Call, cancel: CancelHandle?)throws  -> ChatStream  {
+    return try  FfiConverterTypeChatStream_lift(try rustCallWithError(FfiConverterTypeEngineError_lift) {
+        uniffiCallStatus in
+    uniffi_selvedge_ffi_fn_method_engine_chat(
+            self.uniffiCloneHandle(),
+        FfiConverterTypeChatRequest_lower(request),
+        FfiConverterTypeCall_lower(call),
+        FfiConverterOptionTypeCancelHandle.lower(cancel),uniffiCallStatus
+    )
+})
 }
     
     /**
@@ -1947,26 +2092,48 @@ open func publish(topic: String, payload: Data, call: Call, cancel: CancelHandle
 }
     
     /**
-     * Subscribes to a topic. `buffer` is how many messages a slow subscriber may be behind before it skips the oldest;
-     * without it nothing that is kept is skipped.
+     * [`publish`](Engine::publish) for large payloads: from some 64 KiB on it is the faster one.
      *
      * # Errors
-     * `InvalidInput`.
+     * Those of `publish`.
      */
-open func subscribe(topic: String, from: Start, buffer: UInt32?, cancel: CancelHandle? = nil)async throws  -> TopicStream  {
+open func publishBulk(topic: String, payload: Bulk, call: Call, cancel: CancelHandle?)async throws  -> Int64  {
     return
         try  await uniffiRustCallAsync(
             rustFutureFunc: {
-                uniffi_selvedge_ffi_fn_method_engine_subscribe(
-                        self.uniffiCloneHandle(),FfiConverterString.lower(topic),FfiConverterTypeStart_lower(from),FfiConverterOptionUInt32.lower(buffer),FfiConverterOptionTypeCancelHandle.lower(cancel)
+                uniffi_selvedge_ffi_fn_method_engine_publish_bulk(
+                        self.uniffiCloneHandle(),FfiConverterString.lower(topic),FfiConverterTypeBulk_lower(payload),FfiConverterTypeCall_lower(call),FfiConverterOptionTypeCancelHandle.lower(cancel)
                 )
             },
-            pollFunc: ffi_selvedge_ffi_rust_future_poll_u64,
-            completeFunc: ffi_selvedge_ffi_rust_future_complete_u64,
-            freeFunc: ffi_selvedge_ffi_rust_future_free_u64,
-            liftFunc: FfiConverterTypeTopicStream_lift,
+            pollFunc: ffi_selvedge_ffi_rust_future_poll_i64,
+            completeFunc: ffi_selvedge_ffi_rust_future_complete_i64,
+            freeFunc: ffi_selvedge_ffi_rust_future_free_i64,
+            liftFunc: FfiConverterInt64.lift,
             errorHandler: FfiConverterTypeEngineError_lift
         )
+}
+    
+    /**
+     * Subscribes to a topic. `buffer` is how many messages a slow subscriber may be behind before it skips the oldest;
+     * without it nothing that is kept is skipped.
+     *
+     * Returns at once: the subscription begins in the background, and the first `next_batch` waits for it and tells what
+     * went wrong. What is published before it stands is not seen by a subscriber that begins with `Now`;
+     * [`begun`](TopicStream::begun) waits for that.
+     *
+     * # Errors
+     * `Closed`, `Unavailable` while suspended.
+     */
+open func subscribe(topic: String, from: Start, buffer: UInt32?)throws  -> TopicStream  {
+    return try  FfiConverterTypeTopicStream_lift(try rustCallWithError(FfiConverterTypeEngineError_lift) {
+        uniffiCallStatus in
+    uniffi_selvedge_ffi_fn_method_engine_subscribe(
+            self.uniffiCloneHandle(),
+        FfiConverterString.lower(topic),
+        FfiConverterTypeStart_lower(from),
+        FfiConverterOptionUInt32.lower(buffer),uniffiCallStatus
+    )
+})
 }
     
 
@@ -3156,6 +3323,14 @@ public func FfiConverterTypeThermalSensor_lower(_ value: ThermalSensor) -> UInt6
 public protocol TopicStreamProtocol: AnyObject, Sendable {
     
     /**
+     * Waits until the subscription stands: whatever is published from then on is seen.
+     *
+     * # Errors
+     * `InvalidInput`, `Cancelled`, and those of the Store.
+     */
+    func begun() async throws 
+    
+    /**
      * Ends the subscription; a waiting `next_batch` fails with `Cancelled`.
      *
      * # Errors
@@ -3167,7 +3342,7 @@ public protocol TopicStreamProtocol: AnyObject, Sendable {
      * Waits for the next notices: at least one, at most `max`. Empty when the engine has closed.
      *
      * # Errors
-     * `Cancelled`, and those of the Store.
+     * `InvalidInput`, `Cancelled`, and those of the Store.
      */
     func nextBatch(max: UInt32) async throws  -> [Notice]
     
@@ -3229,6 +3404,28 @@ open class TopicStream: TopicStreamProtocol, @unchecked Sendable {
 
     
     /**
+     * Waits until the subscription stands: whatever is published from then on is seen.
+     *
+     * # Errors
+     * `InvalidInput`, `Cancelled`, and those of the Store.
+     */
+open func begun()async throws   {
+    return
+        try  await uniffiRustCallAsync(
+            rustFutureFunc: {
+                uniffi_selvedge_ffi_fn_method_topicstream_begun(
+                        self.uniffiCloneHandle()
+                )
+            },
+            pollFunc: ffi_selvedge_ffi_rust_future_poll_void,
+            completeFunc: ffi_selvedge_ffi_rust_future_complete_void,
+            freeFunc: ffi_selvedge_ffi_rust_future_free_void,
+            liftFunc: { $0 },
+            errorHandler: FfiConverterTypeEngineError_lift
+        )
+}
+    
+    /**
      * Ends the subscription; a waiting `next_batch` fails with `Cancelled`.
      *
      * # Errors
@@ -3246,7 +3443,7 @@ open func cancel()throws   {try rustCallWithError(FfiConverterTypeEngineError_li
      * Waits for the next notices: at least one, at most `max`. Empty when the engine has closed.
      *
      * # Errors
-     * `Cancelled`, and those of the Store.
+     * `InvalidInput`, `Cancelled`, and those of the Store.
      */
 open func nextBatch(max: UInt32)async throws  -> [Notice]  {
     return
@@ -5329,6 +5526,10 @@ public struct LiveObjects: Equatable, Hashable {
      * Cancel handles.
      */
     public var cancels: UInt64
+    /**
+     * Large payloads on their way in.
+     */
+    public var bulks: UInt64
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
@@ -5341,10 +5542,14 @@ public struct LiveObjects: Equatable, Hashable {
          */streams: UInt64, 
         /**
          * Cancel handles.
-         */cancels: UInt64) {
+         */cancels: UInt64, 
+        /**
+         * Large payloads on their way in.
+         */bulks: UInt64) {
         self.engines = engines
         self.streams = streams
         self.cancels = cancels
+        self.bulks = bulks
     }
 
     
@@ -5365,7 +5570,8 @@ public struct FfiConverterTypeLiveObjects: FfiConverterRustBuffer {
             try LiveObjects(
                 engines: FfiConverterUInt64.read(from: &buf), 
                 streams: FfiConverterUInt64.read(from: &buf), 
-                cancels: FfiConverterUInt64.read(from: &buf)
+                cancels: FfiConverterUInt64.read(from: &buf), 
+                bulks: FfiConverterUInt64.read(from: &buf)
         )
     }
 
@@ -5373,6 +5579,7 @@ public struct FfiConverterTypeLiveObjects: FfiConverterRustBuffer {
         FfiConverterUInt64.write(value.engines, into: &buf)
         FfiConverterUInt64.write(value.streams, into: &buf)
         FfiConverterUInt64.write(value.cancels, into: &buf)
+        FfiConverterUInt64.write(value.bulks, into: &buf)
     }
 }
 
@@ -8684,10 +8891,10 @@ private let initializationResult: InitializationResult = {
     if (uniffi_selvedge_ffi_checksum_method_chatstream_cancel() != 57617) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_selvedge_ffi_checksum_method_chatstream_next_batch() != 6809) {
+    if (uniffi_selvedge_ffi_checksum_method_chatstream_next_batch() != 44549) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_selvedge_ffi_checksum_method_engine_chat() != 43078) {
+    if (uniffi_selvedge_ffi_checksum_method_engine_chat() != 17874) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_selvedge_ffi_checksum_method_engine_embed() != 39777) {
@@ -8750,7 +8957,10 @@ private let initializationResult: InitializationResult = {
     if (uniffi_selvedge_ffi_checksum_method_engine_publish() != 57199) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_selvedge_ffi_checksum_method_engine_subscribe() != 14504) {
+    if (uniffi_selvedge_ffi_checksum_method_engine_publish_bulk() != 42907) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_selvedge_ffi_checksum_method_engine_subscribe() != 13752) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_selvedge_ffi_checksum_method_connectivity_status() != 31484) {
@@ -8771,16 +8981,22 @@ private let initializationResult: InitializationResult = {
     if (uniffi_selvedge_ffi_checksum_method_jobhandler_handle() != 5938) {
         return InitializationResult.apiChecksumMismatch
     }
+    if (uniffi_selvedge_ffi_checksum_method_topicstream_begun() != 34265) {
+        return InitializationResult.apiChecksumMismatch
+    }
     if (uniffi_selvedge_ffi_checksum_method_topicstream_cancel() != 37023) {
         return InitializationResult.apiChecksumMismatch
     }
-    if (uniffi_selvedge_ffi_checksum_method_topicstream_next_batch() != 61036) {
+    if (uniffi_selvedge_ffi_checksum_method_topicstream_next_batch() != 6662) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_selvedge_ffi_checksum_constructor_cancelhandle_new() != 3170) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_selvedge_ffi_checksum_constructor_engine_open() != 38799) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_selvedge_ffi_checksum_constructor_bulk_new() != 21215) {
         return InitializationResult.apiChecksumMismatch
     }
 

@@ -74,7 +74,7 @@ struct Bench {
             (
                 "uniffi",
                 {
-                    let stream = try await uniffi.subscribe(topic: "news", from: .earliest, buffer: nil)
+                    let stream = try uniffi.subscribe(topic: "news", from: .earliest, buffer: nil)
                     _ = try await stream.nextBatch(max: 64)
                 }
             ))

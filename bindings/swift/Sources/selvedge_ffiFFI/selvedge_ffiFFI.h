@@ -400,7 +400,7 @@ uint64_t uniffi_selvedge_ffi_fn_constructor_engine_open(RustBuffer config, RustB
 #endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_ENGINE_CHAT
 #define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_ENGINE_CHAT
-uint64_t uniffi_selvedge_ffi_fn_method_engine_chat(uint64_t ptr, RustBuffer request, RustBuffer call, RustBuffer cancel
+uint64_t uniffi_selvedge_ffi_fn_method_engine_chat(uint64_t ptr, RustBuffer request, RustBuffer call, RustBuffer cancel, RustCallStatus *_Nonnull out_status
 );
 #endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_ENGINE_EMBED
@@ -503,9 +503,14 @@ uint64_t uniffi_selvedge_ffi_fn_method_engine_work(uint64_t ptr, uint64_t handle
 uint64_t uniffi_selvedge_ffi_fn_method_engine_publish(uint64_t ptr, RustBuffer topic, RustBuffer payload, RustBuffer call, RustBuffer cancel
 );
 #endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_ENGINE_PUBLISH_BULK
+#define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_ENGINE_PUBLISH_BULK
+uint64_t uniffi_selvedge_ffi_fn_method_engine_publish_bulk(uint64_t ptr, RustBuffer topic, uint64_t payload, RustBuffer call, RustBuffer cancel
+);
+#endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_ENGINE_SUBSCRIBE
 #define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_ENGINE_SUBSCRIBE
-uint64_t uniffi_selvedge_ffi_fn_method_engine_subscribe(uint64_t ptr, RustBuffer topic, RustBuffer from, RustBuffer buffer, RustBuffer cancel
+uint64_t uniffi_selvedge_ffi_fn_method_engine_subscribe(uint64_t ptr, RustBuffer topic, RustBuffer from, RustBuffer buffer, RustCallStatus *_Nonnull out_status
 );
 #endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_CLONE_CONNECTIVITY
@@ -628,6 +633,21 @@ void uniffi_selvedge_ffi_fn_init_callback_vtable_jobhandler(const UniffiVTableCa
 uint64_t uniffi_selvedge_ffi_fn_method_jobhandler_handle(uint64_t ptr, RustBuffer job
 );
 #endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_CLONE_BULK
+#define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_CLONE_BULK
+uint64_t uniffi_selvedge_ffi_fn_clone_bulk(uint64_t handle, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_FREE_BULK
+#define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_FREE_BULK
+void uniffi_selvedge_ffi_fn_free_bulk(uint64_t handle, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_CONSTRUCTOR_BULK_NEW
+#define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_CONSTRUCTOR_BULK_NEW
+uint64_t uniffi_selvedge_ffi_fn_constructor_bulk_new(ForeignBytes bytes, RustCallStatus *_Nonnull out_status
+);
+#endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_CLONE_TOPICSTREAM
 #define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_CLONE_TOPICSTREAM
 uint64_t uniffi_selvedge_ffi_fn_clone_topicstream(uint64_t handle, RustCallStatus *_Nonnull out_status
@@ -636,6 +656,11 @@ uint64_t uniffi_selvedge_ffi_fn_clone_topicstream(uint64_t handle, RustCallStatu
 #ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_FREE_TOPICSTREAM
 #define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_FREE_TOPICSTREAM
 void uniffi_selvedge_ffi_fn_free_topicstream(uint64_t handle, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_TOPICSTREAM_BEGUN
+#define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_TOPICSTREAM_BEGUN
+uint64_t uniffi_selvedge_ffi_fn_method_topicstream_begun(uint64_t ptr
 );
 #endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_TOPICSTREAM_CANCEL
@@ -1070,6 +1095,12 @@ uint16_t uniffi_selvedge_ffi_checksum_method_engine_publish(void
     
 );
 #endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_CHECKSUM_METHOD_ENGINE_PUBLISH_BULK
+#define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_CHECKSUM_METHOD_ENGINE_PUBLISH_BULK
+uint16_t uniffi_selvedge_ffi_checksum_method_engine_publish_bulk(void
+    
+);
+#endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_CHECKSUM_METHOD_ENGINE_SUBSCRIBE
 #define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_CHECKSUM_METHOD_ENGINE_SUBSCRIBE
 uint16_t uniffi_selvedge_ffi_checksum_method_engine_subscribe(void
@@ -1112,6 +1143,12 @@ uint16_t uniffi_selvedge_ffi_checksum_method_jobhandler_handle(void
     
 );
 #endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_CHECKSUM_METHOD_TOPICSTREAM_BEGUN
+#define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_CHECKSUM_METHOD_TOPICSTREAM_BEGUN
+uint16_t uniffi_selvedge_ffi_checksum_method_topicstream_begun(void
+    
+);
+#endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_CHECKSUM_METHOD_TOPICSTREAM_CANCEL
 #define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_CHECKSUM_METHOD_TOPICSTREAM_CANCEL
 uint16_t uniffi_selvedge_ffi_checksum_method_topicstream_cancel(void
@@ -1133,6 +1170,12 @@ uint16_t uniffi_selvedge_ffi_checksum_constructor_cancelhandle_new(void
 #ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_CHECKSUM_CONSTRUCTOR_ENGINE_OPEN
 #define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_CHECKSUM_CONSTRUCTOR_ENGINE_OPEN
 uint16_t uniffi_selvedge_ffi_checksum_constructor_engine_open(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_CHECKSUM_CONSTRUCTOR_BULK_NEW
+#define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_CHECKSUM_CONSTRUCTOR_BULK_NEW
+uint16_t uniffi_selvedge_ffi_checksum_constructor_bulk_new(void
     
 );
 #endif

@@ -191,6 +191,19 @@ final class ScenariosTests: Sendable {
         #expect(try await read(2, from: .after(cursor: all[97].0)).map(\.1) == [98, 99])
     }
 
+    @Test func aLargeMessageArrivesWhole() async throws {
+        let engine = try await open()
+        let payloads = [65_535, 65_536, 1_000_000].map { size in Data((0..<size).map { _ in UInt8.random(in: 0...255) }) }
+        for payload in payloads { try await engine.publish("news", payload) }
+        var read: [Data] = []
+        for try await case .message(_, let payload, _) in engine.subscribe("news", from: .earliest) {
+            read.append(payload)
+            if read.count == payloads.count { break }
+        }
+        #expect(read == payloads)
+        _ = try await fails(.tooLarge) { try await engine.publish("news", Data(count: 100_000_000)) }
+    }
+
     @Test func aCancelledSubscriptionEnds() async throws {
         let engine = try await open()
         let before = try liveObjects()
@@ -340,6 +353,7 @@ final class ScenariosTests: Sendable {
             { try await engine.cancelJob(1) },
             { try await engine.reviveJob(1) },
             { try await engine.publish("news", Data("tea".utf8)) },
+            { try await engine.publish("large", Data(count: 100_000)) },
             { for try await _ in engine.subscribe("news", from: .earliest) {} },
             { _ = try await engine.doctor() },
             { try await engine.maintain() },

@@ -1,10 +1,12 @@
 package dev.selvedge
 
+import dev.selvedge.ffi.Bulk
 import dev.selvedge.ffi.EngineConfig
 import kotlinx.coroutines.NonCancellable
 import kotlinx.coroutines.flow.Flow
 import kotlinx.coroutines.flow.flow
 import kotlinx.coroutines.withContext
+import java.nio.ByteBuffer
 import java.util.concurrent.atomic.AtomicBoolean
 import kotlin.time.Duration
 import kotlin.time.Duration.Companion.seconds
@@ -102,7 +104,17 @@ public class Engine private constructor(private val native: NativeEngine) : Auto
         topic: String,
         payload: ByteArray,
         call: Call = Call(),
-    ): Long = calling { native.publish(topic, payload, call, null) }
+    ): Long =
+        calling {
+            if (payload.size < BULK) {
+                native.publish(topic, payload, call, null)
+            } else {
+                // The library reads a direct buffer in place: half the time of an argument that is copied through.
+                Bulk(ByteBuffer.allocateDirect(payload.size).put(payload).flip() as ByteBuffer).use {
+                    native.publishBulk(topic, it, call, null)
+                }
+            }
+        }
 
     /** The messages of a topic. The subscription begins when the flow is collected and ends with the collector. */
     public fun subscribe(
@@ -111,8 +123,7 @@ public class Engine private constructor(private val native: NativeEngine) : Auto
         buffer: UInt? = null,
     ): Flow<Notice> =
         flow {
-            // A moment, and not cancellable: the generated code would lose a stream that is ready when it is cancelled.
-            calling { withContext(NonCancellable) { native.subscribe(topic, from, buffer) } }.use { stream ->
+            calling { native.subscribe(topic, from, buffer) }.use { stream ->
                 while (true) {
                     val batch = calling { stream.nextBatch(BATCH) }
                     if (batch.isEmpty()) break
@@ -165,6 +176,9 @@ public class Engine private constructor(private val native: NativeEngine) : Auto
     /** Opens engines. */
     public companion object {
         private const val BATCH = 64u
+
+        /** From this many bytes on a direct buffer is worth its making. */
+        private const val BULK = 65_536
 
         /** Opens a database, and models if there are any. Large models take seconds; no thread is blocked. */
         public suspend fun open(

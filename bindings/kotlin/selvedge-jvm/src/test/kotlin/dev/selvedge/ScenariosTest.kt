@@ -27,9 +27,11 @@ import java.nio.file.Files
 import java.util.UUID
 import java.util.concurrent.ConcurrentLinkedQueue
 import kotlin.math.abs
+import kotlin.random.Random
 import kotlin.test.AfterTest
 import kotlin.test.Test
 import kotlin.test.assertContains
+import kotlin.test.assertContentEquals
 import kotlin.test.assertEquals
 import kotlin.test.assertFailsWith
 import kotlin.test.assertFalse
@@ -274,6 +276,17 @@ class ScenariosTest {
         }
 
     @Test
+    fun `a large message arrives whole`() =
+        scenario {
+            val engine = open()
+            val payloads = listOf(65_535, 65_536, 1_000_000).map { Random.nextBytes(it) }
+            payloads.forEach { engine.publish("news", it) }
+            val read = engine.subscribe("news", StartAt.Earliest).take(payloads.size).toList()
+            payloads.zip(read) { sent, notice -> assertContentEquals(sent, (notice as NoticeOf.Message).payload) }
+            assertFailsWith<SelvedgeException.TooLarge> { engine.publish("news", ByteArray(100_000_000)) }
+        }
+
+    @Test
     fun `a cancelled subscription ends`() =
         scenario {
             val engine = open()
@@ -444,6 +457,7 @@ class ScenariosTest {
                     { engine.cancelJob(1) },
                     { engine.reviveJob(1) },
                     { engine.publish("news", TEA) },
+                    { engine.publish("large", ByteArray(100_000)) },
                     { engine.subscribe("news", StartAt.Earliest).collect {} },
                     { engine.doctor() },
                     { engine.maintain() },

@@ -866,6 +866,8 @@ internal object IntegrityCheckingUniffiLib {
     ): Int
     external fun uniffi_selvedge_ffi_checksum_method_engine_publish(
     ): Int
+    external fun uniffi_selvedge_ffi_checksum_method_engine_publish_bulk(
+    ): Int
     external fun uniffi_selvedge_ffi_checksum_method_engine_subscribe(
     ): Int
     external fun uniffi_selvedge_ffi_checksum_method_connectivity_status(
@@ -880,6 +882,8 @@ internal object IntegrityCheckingUniffiLib {
     ): Int
     external fun uniffi_selvedge_ffi_checksum_method_jobhandler_handle(
     ): Int
+    external fun uniffi_selvedge_ffi_checksum_method_topicstream_begun(
+    ): Int
     external fun uniffi_selvedge_ffi_checksum_method_topicstream_cancel(
     ): Int
     external fun uniffi_selvedge_ffi_checksum_method_topicstream_next_batch(
@@ -887,6 +891,8 @@ internal object IntegrityCheckingUniffiLib {
     external fun uniffi_selvedge_ffi_checksum_constructor_cancelhandle_new(
     ): Int
     external fun uniffi_selvedge_ffi_checksum_constructor_engine_open(
+    ): Int
+    external fun uniffi_selvedge_ffi_checksum_constructor_bulk_new(
     ): Int
     external fun ffi_selvedge_ffi_uniffi_contract_version(
     ): Int
@@ -938,7 +944,7 @@ internal object UniffiLib {
     ): Unit
     external fun uniffi_selvedge_ffi_fn_constructor_engine_open(`config`: RustBuffer.ByValue,`hosts`: RustBuffer.ByValue,
     ): Long
-    external fun uniffi_selvedge_ffi_fn_method_engine_chat(`ptr`: Long,`request`: RustBuffer.ByValue,`call`: RustBuffer.ByValue,`cancel`: RustBuffer.ByValue,
+    external fun uniffi_selvedge_ffi_fn_method_engine_chat(`ptr`: Long,`request`: RustBuffer.ByValue,`call`: RustBuffer.ByValue,`cancel`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
     ): Long
     external fun uniffi_selvedge_ffi_fn_method_engine_embed(`ptr`: Long,`texts`: RustBuffer.ByValue,`model`: RustBuffer.ByValue,`call`: RustBuffer.ByValue,`cancel`: RustBuffer.ByValue,
     ): Long
@@ -980,7 +986,9 @@ internal object UniffiLib {
     ): Long
     external fun uniffi_selvedge_ffi_fn_method_engine_publish(`ptr`: Long,`topic`: RustBuffer.ByValue,`payload`: RustBuffer.ByValue,`call`: RustBuffer.ByValue,`cancel`: RustBuffer.ByValue,
     ): Long
-    external fun uniffi_selvedge_ffi_fn_method_engine_subscribe(`ptr`: Long,`topic`: RustBuffer.ByValue,`from`: RustBuffer.ByValue,`buffer`: RustBuffer.ByValue,`cancel`: RustBuffer.ByValue,
+    external fun uniffi_selvedge_ffi_fn_method_engine_publish_bulk(`ptr`: Long,`topic`: RustBuffer.ByValue,`payload`: Long,`call`: RustBuffer.ByValue,`cancel`: RustBuffer.ByValue,
+    ): Long
+    external fun uniffi_selvedge_ffi_fn_method_engine_subscribe(`ptr`: Long,`topic`: RustBuffer.ByValue,`from`: RustBuffer.ByValue,`buffer`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
     ): Long
     external fun uniffi_selvedge_ffi_fn_clone_connectivity(`handle`: Long,uniffi_out_err: UniffiRustCallStatus, 
     ): Long
@@ -1030,10 +1038,18 @@ internal object UniffiLib {
     ): Unit
     external fun uniffi_selvedge_ffi_fn_method_jobhandler_handle(`ptr`: Long,`job`: RustBuffer.ByValue,
     ): Long
+    external fun uniffi_selvedge_ffi_fn_clone_bulk(`handle`: Long,uniffi_out_err: UniffiRustCallStatus, 
+    ): Long
+    external fun uniffi_selvedge_ffi_fn_free_bulk(`handle`: Long,uniffi_out_err: UniffiRustCallStatus, 
+    ): Unit
+    external fun uniffi_selvedge_ffi_fn_constructor_bulk_new(`bytes`: ForeignBytes.ByValue,uniffi_out_err: UniffiRustCallStatus, 
+    ): Long
     external fun uniffi_selvedge_ffi_fn_clone_topicstream(`handle`: Long,uniffi_out_err: UniffiRustCallStatus, 
     ): Long
     external fun uniffi_selvedge_ffi_fn_free_topicstream(`handle`: Long,uniffi_out_err: UniffiRustCallStatus, 
     ): Unit
+    external fun uniffi_selvedge_ffi_fn_method_topicstream_begun(`ptr`: Long,
+    ): Long
     external fun uniffi_selvedge_ffi_fn_method_topicstream_cancel(`ptr`: Long,uniffi_out_err: UniffiRustCallStatus, 
     ): Unit
     external fun uniffi_selvedge_ffi_fn_method_topicstream_next_batch(`ptr`: Long,`max`: Int,
@@ -1171,10 +1187,10 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
     if ((lib.uniffi_selvedge_ffi_checksum_method_chatstream_cancel() and 0xFFFF) != 57617) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_selvedge_ffi_checksum_method_chatstream_next_batch() and 0xFFFF) != 6809) {
+    if ((lib.uniffi_selvedge_ffi_checksum_method_chatstream_next_batch() and 0xFFFF) != 44549) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_selvedge_ffi_checksum_method_engine_chat() and 0xFFFF) != 43078) {
+    if ((lib.uniffi_selvedge_ffi_checksum_method_engine_chat() and 0xFFFF) != 17874) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_selvedge_ffi_checksum_method_engine_embed() and 0xFFFF) != 39777) {
@@ -1237,7 +1253,10 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
     if ((lib.uniffi_selvedge_ffi_checksum_method_engine_publish() and 0xFFFF) != 57199) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_selvedge_ffi_checksum_method_engine_subscribe() and 0xFFFF) != 14504) {
+    if ((lib.uniffi_selvedge_ffi_checksum_method_engine_publish_bulk() and 0xFFFF) != 42907) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_selvedge_ffi_checksum_method_engine_subscribe() and 0xFFFF) != 13752) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_selvedge_ffi_checksum_method_connectivity_status() and 0xFFFF) != 31484) {
@@ -1258,16 +1277,22 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
     if ((lib.uniffi_selvedge_ffi_checksum_method_jobhandler_handle() and 0xFFFF) != 5938) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
+    if ((lib.uniffi_selvedge_ffi_checksum_method_topicstream_begun() and 0xFFFF) != 34265) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
     if ((lib.uniffi_selvedge_ffi_checksum_method_topicstream_cancel() and 0xFFFF) != 37023) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
-    if ((lib.uniffi_selvedge_ffi_checksum_method_topicstream_next_batch() and 0xFFFF) != 61036) {
+    if ((lib.uniffi_selvedge_ffi_checksum_method_topicstream_next_batch() and 0xFFFF) != 6662) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_selvedge_ffi_checksum_constructor_cancelhandle_new() and 0xFFFF) != 3170) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_selvedge_ffi_checksum_constructor_engine_open() and 0xFFFF) != 38799) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_selvedge_ffi_checksum_constructor_bulk_new() and 0xFFFF) != 21215) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
 }
@@ -1948,6 +1973,269 @@ public object FfiConverterByteArray: FfiConverterRustBuffer<ByteArray> {
 
 
 /**
+ * A large payload on its way in. It is read where the host keeps it, and copied once; an argument of an asynchronous call is
+ * copied more often: a message of 1 MB takes twice as long (`docs/figures/ffi.md`).
+ */
+public interface BulkInterface {
+    
+    companion object
+}
+
+/**
+ * A large payload on its way in. It is read where the host keeps it, and copied once; an argument of an asynchronous call is
+ * copied more often: a message of 1 MB takes twice as long (`docs/figures/ffi.md`).
+ */
+open class Bulk: Disposable, AutoCloseable, BulkInterface
+{
+
+    @Suppress("UNUSED_PARAMETER")
+    /**
+     * @suppress
+     */
+    constructor(withHandle: UniffiWithHandle, handle: Long) {
+        this.handle = handle
+        this.cleanable = UniffiLib.CLEANER.register(this, UniffiCleanAction(handle))
+    }
+
+    /**
+     * @suppress
+     *
+     * This constructor can be used to instantiate a fake object. Only used for tests. Any
+     * attempt to actually use an object constructed this way will fail as there is no
+     * connected Rust object.
+     */
+    @Suppress("UNUSED_PARAMETER")
+    constructor(noHandle: NoHandle) {
+        this.handle = 0
+        this.cleanable = null
+    }
+    /**
+     * Copies the host's bytes. Kotlin gives a direct `ByteBuffer`, Swift `Data`, Python `bytes`.
+     *
+     * # Errors
+     * None; it is a `Result` like every call.
+     */
+    constructor(`bytes`: java.nio.ByteBuffer) :
+        this(UniffiWithHandle, 
+    uniffiRustCallWithError(EngineException) { _status ->
+    UniffiLib.uniffi_selvedge_ffi_fn_constructor_bulk_new(
+    
+        
+        FfiConverterByRefBytes.lower(`bytes`),_status)
+}
+    )
+
+    protected val handle: Long
+    protected val cleanable: UniffiCleaner.Cleanable?
+
+    private val wasDestroyed = AtomicBoolean(false)
+    private val callCounter = AtomicLong(1)
+
+    /**
+     * Whether the current object has been destroyed and its reference is gone in the Rust side.
+     */
+    val uniffiIsDestroyed: Boolean get() = wasDestroyed.get()
+
+    override fun destroy() {
+        // Only allow a single call to this method.
+        // TODO: maybe we should log a warning if called more than once?
+        if (this.wasDestroyed.compareAndSet(false, true)) {
+            // This decrement always matches the initial count of 1 given at creation time.
+            if (this.callCounter.decrementAndGet() == 0L) {
+                cleanable?.clean()
+            }
+        }
+    }
+
+    @Synchronized
+    override fun close() {
+        this.destroy()
+    }
+
+    internal inline fun <R> callWithHandle(block: (handle: Long) -> R): R {
+        // Check and increment the call counter, to keep the object alive.
+        // This needs a compare-and-set retry loop in case of concurrent updates.
+        do {
+            val c = this.callCounter.get()
+            if (c == 0L) {
+                throw IllegalStateException("${this.javaClass.simpleName} object has already been destroyed")
+            }
+            if (c == Long.MAX_VALUE) {
+                throw IllegalStateException("${this.javaClass.simpleName} call counter would overflow")
+            }
+        } while (! this.callCounter.compareAndSet(c, c + 1L))
+        // Now we can safely do the method call without the handle being freed concurrently.
+        try {
+            return block(this.uniffiCloneHandle())
+        } finally {
+            // This decrement always matches the increment we performed above.
+            if (this.callCounter.decrementAndGet() == 0L) {
+                cleanable?.clean()
+            }
+        }
+    }
+
+    // Use a static inner class instead of a closure so as not to accidentally
+    // capture `this` as part of the cleanable's action.
+    private class UniffiCleanAction(private val handle: Long) : Runnable {
+        override fun run() {
+            if (handle == 0.toLong()) {
+                // Fake object created with `NoHandle`, don't try to free.
+                return;
+            }
+            uniffiRustCall { status ->
+                UniffiLib.uniffi_selvedge_ffi_fn_free_bulk(handle, status)
+            }
+        }
+    }
+
+    /**
+     * @suppress
+     */
+    fun uniffiCloneHandle(): Long {
+        if (handle == 0.toLong()) {
+            throw InternalException("uniffiCloneHandle() called on NoHandle object");
+        }
+        return uniffiRustCall() { status ->
+            UniffiLib.uniffi_selvedge_ffi_fn_clone_bulk(handle, status)
+        }
+    }
+
+    
+
+    
+
+
+    
+    
+    /**
+     * @suppress
+     */
+    companion object
+    
+}
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeBulk: FfiConverter<Bulk, Long> {
+    override fun lower(value: Bulk): Long {
+        return value.uniffiCloneHandle()
+    }
+
+    override fun lift(value: Long): Bulk {
+        return Bulk(UniffiWithHandle, value)
+    }
+
+    override fun read(buf: ByteBuffer): Bulk {
+        return lift(buf.getLong())
+    }
+
+    override fun allocationSize(value: Bulk) = 8UL
+
+    override fun write(value: Bulk, buf: ByteBuffer) {
+        buf.putLong(lower(value))
+    }
+}
+
+
+// This template implements a class for working with a Rust struct via a handle
+// to the live Rust struct on the other side of the FFI.
+//
+// There's some subtlety here, because we have to be careful not to operate on a Rust
+// struct after it has been dropped, and because we must expose a public API for freeing
+// theq Kotlin wrapper object in lieu of reliable finalizers. The core requirements are:
+//
+//   * Each instance holds an opaque handle to the underlying Rust struct.
+//     Method calls need to read this handle from the object's state and pass it in to
+//     the Rust FFI.
+//
+//   * When an instance is no longer needed, its handle should be passed to a
+//     special destructor function provided by the Rust FFI, which will drop the
+//     underlying Rust struct.
+//
+//   * Given an instance, calling code is expected to call the special
+//     `destroy` method in order to free it after use, either by calling it explicitly
+//     or by using a higher-level helper like the `use` method. Failing to do so risks
+//     leaking the underlying Rust struct.
+//
+//   * We can't assume that calling code will do the right thing, and must be prepared
+//     to handle Kotlin method calls executing concurrently with or even after a call to
+//     `destroy`, and to handle multiple (possibly concurrent!) calls to `destroy`.
+//
+//   * We must never allow Rust code to operate on the underlying Rust struct after
+//     the destructor has been called, and must never call the destructor more than once.
+//     Doing so may trigger memory unsafety.
+//
+//   * To mitigate many of the risks of leaking memory and use-after-free unsafety, a `Cleaner`
+//     is implemented to call the destructor when the Kotlin object becomes unreachable.
+//     This is done in a background thread. This is not a panacea, and client code should be aware that
+//      1. the thread may starve if some there are objects that have poorly performing
+//     `drop` methods or do significant work in their `drop` methods.
+//      2. the thread is shared across the whole library. This can be tuned by using `android_cleaner = true`,
+//         or `android = true` in the [`kotlin` section of the `uniffi.toml` file](https://mozilla.github.io/uniffi-rs/kotlin/configuration.html).
+//
+// If we try to implement this with mutual exclusion on access to the handle, there is the
+// possibility of a race between a method call and a concurrent call to `destroy`:
+//
+//    * Thread A starts a method call, reads the value of the handle, but is interrupted
+//      before it can pass the handle over the FFI to Rust.
+//    * Thread B calls `destroy` and frees the underlying Rust struct.
+//    * Thread A resumes, passing the already-read handle value to Rust and triggering
+//      a use-after-free.
+//
+// One possible solution would be to use a `ReadWriteLock`, with each method call taking
+// a read lock (and thus allowed to run concurrently) and the special `destroy` method
+// taking a write lock (and thus blocking on live method calls). However, we aim not to
+// generate methods with any hidden blocking semantics, and a `destroy` method that might
+// block if called incorrectly seems to meet that bar.
+//
+// So, we achieve our goals by giving each instance an associated `AtomicLong` counter to track
+// the number of in-flight method calls, and an `AtomicBoolean` flag to indicate whether `destroy`
+// has been called. These are updated according to the following rules:
+//
+//    * The initial value of the counter is 1, indicating a live object with no in-flight calls.
+//      The initial value for the flag is false.
+//
+//    * At the start of each method call, we atomically check the counter.
+//      If it is 0 then the underlying Rust struct has already been destroyed and the call is aborted.
+//      If it is nonzero them we atomically increment it by 1 and proceed with the method call.
+//
+//    * At the end of each method call, we atomically decrement and check the counter.
+//      If it has reached zero then we destroy the underlying Rust struct.
+//
+//    * When `destroy` is called, we atomically flip the flag from false to true.
+//      If the flag was already true we silently fail.
+//      Otherwise we atomically decrement and check the counter.
+//      If it has reached zero then we destroy the underlying Rust struct.
+//
+// Astute readers may observe that this all sounds very similar to the way that Rust's `Arc<T>` works,
+// and indeed it is, with the addition of a flag to guard against multiple calls to `destroy`.
+//
+// The overall effect is that the underlying Rust struct is destroyed only when `destroy` has been
+// called *and* all in-flight method calls have completed, avoiding violating any of the expectations
+// of the underlying Rust code.
+//
+// This makes a cleaner a better alternative to _not_ calling `destroy()` as
+// and when the object is finished with, but the abstraction is not perfect: if the Rust object's `drop`
+// method is slow, and/or there are many objects to cleanup, and it's on a low end Android device, then the cleaner
+// thread may be starved, and the app will leak memory.
+//
+// In this case, `destroy`ing manually may be a better solution.
+//
+// The cleaner can live side by side with the manual calling of `destroy`. In the order of responsiveness, uniffi objects
+// with Rust peers are reclaimed:
+//
+// 1. By calling the `destroy` method of the object, which calls `rustObject.free()`. If that doesn't happen:
+// 2. When the object becomes unreachable, AND the Cleaner thread gets to call `rustObject.free()`. If the thread is starved then:
+// 3. The memory is reclaimed when the process terminates.
+//
+// [1] https://stackoverflow.com/questions/24376768/can-java-finalize-an-object-when-it-is-still-in-scope/24380219
+//
+
+
+/**
  * Stops calls that run. One handle may be given to several calls.
  *
  * Kotlin's coroutines cancel calls by themselves; Swift's tasks do not reach Rust, so its façade gives a handle to every
@@ -2283,7 +2571,8 @@ public interface ChatStreamInterface {
      * waits longer than `batch_wait_ms` to be full.
      *
      * # Errors
-     * `Cancelled`, `DeadlineExceeded`, or what the model could not do.
+     * `Unsupported` without a model, `NotFound`, `InvalidInput`, `TooLarge`, `Busy`, `Cancelled`, `DeadlineExceeded`, or what
+     * the model could not do.
      */
     suspend fun `nextBatch`(): ChatChunk?
     
@@ -2419,7 +2708,8 @@ open class ChatStream: Disposable, AutoCloseable, ChatStreamInterface
      * waits longer than `batch_wait_ms` to be full.
      *
      * # Errors
-     * `Cancelled`, `DeadlineExceeded`, or what the model could not do.
+     * `Unsupported` without a model, `NotFound`, `InvalidInput`, `TooLarge`, `Busy`, `Cancelled`, `DeadlineExceeded`, or what
+     * the model could not do.
      */
     @Throws(EngineException::class)
     @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
@@ -2920,10 +3210,12 @@ public interface EngineInterface {
      * Asks a model to go on with a chat. The answer is pulled from the stream in batches; `cancel` stops it at the next
      * token, and so does letting go of the stream.
      *
+     * Returns at once: the model begins in the background, and the first `next_batch` tells what went wrong.
+     *
      * # Errors
-     * `Unsupported` without a model, `NotFound`, `InvalidInput`, `TooLarge`, `Busy`.
+     * `Closed`, `Unavailable` while suspended, `InvalidInput` for a call that says something impossible about itself.
      */
-    suspend fun `chat`(`request`: ChatRequest, `call`: Call, `cancel`: CancelHandle?): ChatStream
+    fun `chat`(`request`: ChatRequest, `call`: Call, `cancel`: CancelHandle?): ChatStream
     
     /**
      * Vectors that stand for texts, each of length 1.
@@ -3093,13 +3385,25 @@ public interface EngineInterface {
     suspend fun `publish`(`topic`: kotlin.String, `payload`: kotlin.ByteArray, `call`: Call, `cancel`: CancelHandle?): kotlin.Long
     
     /**
+     * [`publish`](Engine::publish) for large payloads: from some 64 KiB on it is the faster one.
+     *
+     * # Errors
+     * Those of `publish`.
+     */
+    suspend fun `publishBulk`(`topic`: kotlin.String, `payload`: Bulk, `call`: Call, `cancel`: CancelHandle?): kotlin.Long
+    
+    /**
      * Subscribes to a topic. `buffer` is how many messages a slow subscriber may be behind before it skips the oldest;
      * without it nothing that is kept is skipped.
      *
+     * Returns at once: the subscription begins in the background, and the first `next_batch` waits for it and tells what
+     * went wrong. What is published before it stands is not seen by a subscriber that begins with `Now`;
+     * [`begun`](TopicStream::begun) waits for that.
+     *
      * # Errors
-     * `InvalidInput`.
+     * `Closed`, `Unavailable` while suspended.
      */
-    suspend fun `subscribe`(`topic`: kotlin.String, `from`: Start, `buffer`: kotlin.UInt?, `cancel`: CancelHandle? = null): TopicStream
+    fun `subscribe`(`topic`: kotlin.String, `from`: Start, `buffer`: kotlin.UInt?): TopicStream
     
     companion object
 }
@@ -3215,31 +3519,26 @@ open class Engine: Disposable, AutoCloseable, EngineInterface
      * Asks a model to go on with a chat. The answer is pulled from the stream in batches; `cancel` stops it at the next
      * token, and so does letting go of the stream.
      *
+     * Returns at once: the model begins in the background, and the first `next_batch` tells what went wrong.
+     *
      * # Errors
-     * `Unsupported` without a model, `NotFound`, `InvalidInput`, `TooLarge`, `Busy`.
+     * `Closed`, `Unavailable` while suspended, `InvalidInput` for a call that says something impossible about itself.
      */
-    @Throws(EngineException::class)
-    @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
-    override suspend fun `chat`(`request`: ChatRequest, `call`: Call, `cancel`: CancelHandle?) : ChatStream {
-        return uniffiRustCallAsync(
-        callWithHandle { uniffiHandle ->
-            UniffiLib.uniffi_selvedge_ffi_fn_method_engine_chat(
-                uniffiHandle,
-                
+    @Throws(EngineException::class)override fun `chat`(`request`: ChatRequest, `call`: Call, `cancel`: CancelHandle?): ChatStream {
+            return FfiConverterTypeChatStream.lift(
+    callWithHandle {
+    uniffiRustCallWithError(EngineException) { _status ->
+    UniffiLib.uniffi_selvedge_ffi_fn_method_engine_chat(
+        it,
+        
         FfiConverterTypeChatRequest.lower(`request`),
         FfiConverterTypeCall.lower(`call`),
-        FfiConverterOptionalTypeCancelHandle.lower(`cancel`),
-            )
-        },
-        { future, callback, continuation -> UniffiLib.ffi_selvedge_ffi_rust_future_poll_u64(future, callback, continuation) },
-        { future, continuation -> UniffiLib.ffi_selvedge_ffi_rust_future_complete_u64(future, continuation) },
-        { future -> UniffiLib.ffi_selvedge_ffi_rust_future_free_u64(future) },
-        // lift function
-        { FfiConverterTypeChatStream.lift(it) },
-        // Error FFI converter
-        EngineException.ErrorHandler,
+        FfiConverterOptionalTypeCancelHandle.lower(`cancel`),_status)
+}
+    }
     )
     }
+    
 
     
     /**
@@ -3811,35 +4110,62 @@ open class Engine: Disposable, AutoCloseable, EngineInterface
 
     
     /**
-     * Subscribes to a topic. `buffer` is how many messages a slow subscriber may be behind before it skips the oldest;
-     * without it nothing that is kept is skipped.
+     * [`publish`](Engine::publish) for large payloads: from some 64 KiB on it is the faster one.
      *
      * # Errors
-     * `InvalidInput`.
+     * Those of `publish`.
      */
     @Throws(EngineException::class)
     @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
-    override suspend fun `subscribe`(`topic`: kotlin.String, `from`: Start, `buffer`: kotlin.UInt?, `cancel`: CancelHandle?) : TopicStream {
+    override suspend fun `publishBulk`(`topic`: kotlin.String, `payload`: Bulk, `call`: Call, `cancel`: CancelHandle?) : kotlin.Long {
         return uniffiRustCallAsync(
         callWithHandle { uniffiHandle ->
-            UniffiLib.uniffi_selvedge_ffi_fn_method_engine_subscribe(
+            UniffiLib.uniffi_selvedge_ffi_fn_method_engine_publish_bulk(
                 uniffiHandle,
                 
         FfiConverterString.lower(`topic`),
-        FfiConverterTypeStart.lower(`from`),
-        FfiConverterOptionalUInt.lower(`buffer`),
+        FfiConverterTypeBulk.lower(`payload`),
+        FfiConverterTypeCall.lower(`call`),
         FfiConverterOptionalTypeCancelHandle.lower(`cancel`),
             )
         },
-        { future, callback, continuation -> UniffiLib.ffi_selvedge_ffi_rust_future_poll_u64(future, callback, continuation) },
-        { future, continuation -> UniffiLib.ffi_selvedge_ffi_rust_future_complete_u64(future, continuation) },
-        { future -> UniffiLib.ffi_selvedge_ffi_rust_future_free_u64(future) },
+        { future, callback, continuation -> UniffiLib.ffi_selvedge_ffi_rust_future_poll_i64(future, callback, continuation) },
+        { future, continuation -> UniffiLib.ffi_selvedge_ffi_rust_future_complete_i64(future, continuation) },
+        { future -> UniffiLib.ffi_selvedge_ffi_rust_future_free_i64(future) },
         // lift function
-        { FfiConverterTypeTopicStream.lift(it) },
+        { FfiConverterLong.lift(it) },
         // Error FFI converter
         EngineException.ErrorHandler,
     )
     }
+
+    
+    /**
+     * Subscribes to a topic. `buffer` is how many messages a slow subscriber may be behind before it skips the oldest;
+     * without it nothing that is kept is skipped.
+     *
+     * Returns at once: the subscription begins in the background, and the first `next_batch` waits for it and tells what
+     * went wrong. What is published before it stands is not seen by a subscriber that begins with `Now`;
+     * [`begun`](TopicStream::begun) waits for that.
+     *
+     * # Errors
+     * `Closed`, `Unavailable` while suspended.
+     */
+    @Throws(EngineException::class)override fun `subscribe`(`topic`: kotlin.String, `from`: Start, `buffer`: kotlin.UInt?): TopicStream {
+            return FfiConverterTypeTopicStream.lift(
+    callWithHandle {
+    uniffiRustCallWithError(EngineException) { _status ->
+    UniffiLib.uniffi_selvedge_ffi_fn_method_engine_subscribe(
+        it,
+        
+        FfiConverterString.lower(`topic`),
+        FfiConverterTypeStart.lower(`from`),
+        FfiConverterOptionalUInt.lower(`buffer`),_status)
+}
+    }
+    )
+    }
+    
 
     
 
@@ -5727,6 +6053,14 @@ public object FfiConverterTypeThermalSensor: FfiConverter<ThermalSensor, Long> {
 public interface TopicStreamInterface {
     
     /**
+     * Waits until the subscription stands: whatever is published from then on is seen.
+     *
+     * # Errors
+     * `InvalidInput`, `Cancelled`, and those of the Store.
+     */
+    suspend fun `begun`()
+    
+    /**
      * Ends the subscription; a waiting `next_batch` fails with `Cancelled`.
      *
      * # Errors
@@ -5738,7 +6072,7 @@ public interface TopicStreamInterface {
      * Waits for the next notices: at least one, at most `max`. Empty when the engine has closed.
      *
      * # Errors
-     * `Cancelled`, and those of the Store.
+     * `InvalidInput`, `Cancelled`, and those of the Store.
      */
     suspend fun `nextBatch`(`max`: kotlin.UInt): List<Notice>
     
@@ -5851,6 +6185,34 @@ open class TopicStream: Disposable, AutoCloseable, TopicStreamInterface
 
     
     /**
+     * Waits until the subscription stands: whatever is published from then on is seen.
+     *
+     * # Errors
+     * `InvalidInput`, `Cancelled`, and those of the Store.
+     */
+    @Throws(EngineException::class)
+    @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
+    override suspend fun `begun`() {
+        return uniffiRustCallAsync(
+        callWithHandle { uniffiHandle ->
+            UniffiLib.uniffi_selvedge_ffi_fn_method_topicstream_begun(
+                uniffiHandle,
+                
+            )
+        },
+        { future, callback, continuation -> UniffiLib.ffi_selvedge_ffi_rust_future_poll_void(future, callback, continuation) },
+        { future, continuation -> UniffiLib.ffi_selvedge_ffi_rust_future_complete_void(future, continuation) },
+        { future -> UniffiLib.ffi_selvedge_ffi_rust_future_free_void(future) },
+        // lift function
+        { },
+        
+        // Error FFI converter
+        EngineException.ErrorHandler,
+    )
+    }
+
+    
+    /**
      * Ends the subscription; a waiting `next_batch` fails with `Cancelled`.
      *
      * # Errors
@@ -5873,7 +6235,7 @@ open class TopicStream: Disposable, AutoCloseable, TopicStreamInterface
      * Waits for the next notices: at least one, at most `max`. Empty when the engine has closed.
      *
      * # Errors
-     * `Cancelled`, and those of the Store.
+     * `InvalidInput`, `Cancelled`, and those of the Store.
      */
     @Throws(EngineException::class)
     @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
@@ -7394,6 +7756,11 @@ data class LiveObjects (
      * Cancel handles.
      */
     var `cancels`: kotlin.ULong
+    , 
+    /**
+     * Large payloads on their way in.
+     */
+    var `bulks`: kotlin.ULong
     
 ){
     
@@ -7413,19 +7780,22 @@ public object FfiConverterTypeLiveObjects: FfiConverterRustBuffer<LiveObjects> {
             FfiConverterULong.read(buf),
             FfiConverterULong.read(buf),
             FfiConverterULong.read(buf),
+            FfiConverterULong.read(buf),
         )
     }
 
     override fun allocationSize(value: LiveObjects) = (
             FfiConverterULong.allocationSize(value.`engines`) +
             FfiConverterULong.allocationSize(value.`streams`) +
-            FfiConverterULong.allocationSize(value.`cancels`)
+            FfiConverterULong.allocationSize(value.`cancels`) +
+            FfiConverterULong.allocationSize(value.`bulks`)
     )
 
     override fun write(value: LiveObjects, buf: ByteBuffer) {
             FfiConverterULong.write(value.`engines`, buf)
             FfiConverterULong.write(value.`streams`, buf)
             FfiConverterULong.write(value.`cancels`, buf)
+            FfiConverterULong.write(value.`bulks`, buf)
     }
 }
 
