@@ -12,6 +12,7 @@ mod commit;
 mod cron;
 mod ext;
 mod fact;
+pub mod hub;
 mod job;
 mod maintain;
 mod outbox;

@@ -1,12 +1,13 @@
 //! What each operation of a commit does.
 
 use rusqlite::Transaction;
+use selvedge_core::store::hub::Signals;
 use selvedge_core::{
     Commit, Error, Result, Timestamp,
     store::{Lease, LeaseTarget, Op, Outcome, Receipt},
 };
 
-use crate::{cron, fact, intent, job, key, outbox, topic, tx::Tx, watch::Signals};
+use crate::{cron, fact, intent, job, key, outbox, topic, tx::Tx};
 
 /// Applies a commit within a transaction of your own, on a connection of your own to the Store's file: its operations
 /// become true when you commit, together with what else you wrote.

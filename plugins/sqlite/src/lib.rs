@@ -42,7 +42,6 @@ mod schema;
 mod store;
 mod topic;
 mod tx;
-mod watch;
 mod writer;
 
 pub use apply::apply;

@@ -9,6 +9,7 @@ use std::{
 };
 
 use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior, config::DbConfig};
+use selvedge_core::store::hub::{Hub, Signals};
 use selvedge_core::{Clock, Error, ErrorKind, Result, SystemClock};
 
 use crate::{
@@ -19,7 +20,6 @@ use crate::{
     schema::{APPLICATION_ID, MIGRATIONS, VERSION},
     store::SqliteStore,
     tx::Tx,
-    watch::{Hub, Signals},
     writer::WriterConfig,
 };
 

@@ -7,6 +7,7 @@ use std::{
 };
 
 use rusqlite::{Connection, Transaction};
+use selvedge_core::store::hub::{Hub, Seat, Signal};
 use selvedge_core::{
     Commit, Context, Error, ErrorKind, Result, Store,
     idempotency::{Claim, ClaimRequest},
@@ -28,7 +29,6 @@ use crate::{
     schema::VERSION,
     topic,
     tx::Tx,
-    watch::{Hub, Seat, Signal},
     writer::{Sharing, Writer, WriterConfig},
 };
 
@@ -250,8 +250,8 @@ impl SqliteStore {
     fn hints(&self, signals: Vec<Signal>) -> Subscription {
         let seat = Seat::take(&self.0.hub, signals);
         Subscription::new(futures_util::stream::unfold(seat, |seat| async move {
-            seat.watcher.rung().await;
-            (!seat.hub.is_closed()).then_some((Ok(Notice::Work), seat))
+            seat.rung().await;
+            (!seat.is_closed()).then_some((Ok(Notice::Work), seat))
         }))
     }
 }
@@ -293,16 +293,16 @@ impl Follower {
                 }
                 return Some((Ok(notice), self));
             }
-            if self.seat.hub.is_closed() {
+            if self.seat.is_closed() {
                 return None;
             }
-            self.seat.watcher.hush();
+            self.seat.hush();
             let (topic, cursor, buffer) = (self.topic.clone(), self.cursor, self.buffer);
             let look = move |conn: &Connection| topic::next_notices(conn, &topic, cursor, buffer);
             match self.readers.read(&Context::new(), "store.watch", look).await {
-                Ok(notices) if notices.is_empty() => self.seat.watcher.rung().await,
+                Ok(notices) if notices.is_empty() => self.seat.rung().await,
                 Ok(notices) => self.ready = notices.into(),
-                Err(_) if self.seat.hub.is_closed() => return None,
+                Err(_) if self.seat.is_closed() => return None,
                 Err(error) => return Some((Err(error), self)),
             }
         }

@@ -4,13 +4,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Params, Row, RowIndex};
+use selvedge_core::store::hub::Signals;
 use selvedge_core::{Error, Result, Timestamp, TraceContext, idempotency::Answer, store::Backoff};
 use uuid::Uuid;
 
-use crate::{
-    error::{from_sql, unreadable},
-    watch::Signals,
-};
+use crate::error::{from_sql, unreadable};
 
 /// A write transaction: its connection, the moment it happens at, and whom to wake once it is committed.
 pub(crate) struct Tx<'a> {

@@ -13,6 +13,7 @@ use std::{
 
 use futures_channel::oneshot;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
+use selvedge_core::store::hub::Hub;
 use selvedge_core::{
     Context, Error, ErrorKind, Result,
     store::{LeaseRequest, LeasedJob},
@@ -24,7 +25,6 @@ use crate::{
     error::{closed, from_sql, repeat},
     maintain,
     tx::Tx,
-    watch::Hub,
 };
 
 /// The most requests in one transaction.

@@ -279,7 +279,7 @@ pub struct Finding {
 
 /// Runs a future on a runtime of its own: the plugin under test needs none.
 pub(crate) fn in_runtime<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
         tokio::time::timeout(CASE, work).await.map_err(|_| anyhow::anyhow!("the case did not end within {CASE:?}"))?
     })

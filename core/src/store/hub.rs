@@ -1,4 +1,17 @@
-//! Who waits for what, and how they are woken once a commit is true.
+//! Who waits for what, and how they are woken once a commit is true: for Stores to build
+//! [`watch`](crate::Store::watch) with.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use selvedge_core::store::hub::{Hub, Seat, Signal, Signals};
+//!
+//! let hub = Arc::new(Hub::default());
+//! let seat = Seat::take(&hub, vec![Signal::Queue("mail".into())]);
+//! let mut signals = Signals::default();
+//! signals.queue("mail");
+//! hub.ring(signals);
+//! # futures_util::future::FutureExt::now_or_never(seat.rung()).expect("it was rung");
+//! ```
 
 use std::{
     collections::{HashMap, HashSet},
@@ -14,7 +27,7 @@ use futures_util::task::AtomicWaker;
 
 /// What a commit may wake.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Signal {
+pub enum Signal {
     /// A queue has a job that may be ready.
     Queue(String),
     /// A topic has a message.
@@ -24,31 +37,47 @@ pub(crate) enum Signal {
 }
 
 /// The signals of one transaction, kept until it is committed.
-#[derive(Debug, Default)]
-pub(crate) struct Signals {
+#[derive(Clone, Debug, Default)]
+pub struct Signals {
     /// Nobody waits: collecting would be for nothing.
     muted: bool,
     set: HashSet<Signal>,
 }
 
 impl Signals {
-    pub(crate) fn muted() -> Self {
+    /// Collects nothing.
+    pub fn muted() -> Self {
         Self { muted: true, ..Self::default() }
     }
 
-    pub(crate) fn queue(&mut self, queue: &str) {
+    /// What was collected, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Signal> {
+        self.set.iter()
+    }
+
+    /// Adds a signal.
+    pub fn add(&mut self, signal: Signal) {
+        if !self.muted {
+            self.set.insert(signal);
+        }
+    }
+
+    /// A queue has a job.
+    pub fn queue(&mut self, queue: &str) {
         if !self.muted {
             self.set.insert(Signal::Queue(queue.into()));
         }
     }
 
-    pub(crate) fn topic(&mut self, topic: &str) {
+    /// A topic has a message.
+    pub fn topic(&mut self, topic: &str) {
         if !self.muted {
             self.set.insert(Signal::Topic(topic.into()));
         }
     }
 
-    pub(crate) fn outbox(&mut self) {
+    /// The outbox has an event.
+    pub fn outbox(&mut self) {
         if !self.muted {
             self.set.insert(Signal::Outbox);
         }
@@ -57,7 +86,7 @@ impl Signals {
 
 /// All watchers of one Store.
 #[derive(Debug, Default)]
-pub(crate) struct Hub {
+pub struct Hub {
     watchers: Mutex<HashMap<u64, Arc<Watcher>>>,
     count: AtomicUsize,
     next: AtomicU64,
@@ -66,7 +95,7 @@ pub(crate) struct Hub {
 
 /// One subscription's doorbell.
 #[derive(Debug)]
-pub(crate) struct Watcher {
+struct Watcher {
     signals: Vec<Signal>,
     rung: AtomicBool,
     waker: AtomicWaker,
@@ -77,16 +106,18 @@ impl Hub {
         self.watchers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    /// Whether nobody waits.
+    pub fn is_empty(&self) -> bool {
         self.count.load(Ordering::Acquire) == 0
     }
 
-    pub(crate) fn signals(&self) -> Signals {
+    /// A place to collect signals, which stays empty while nobody waits.
+    pub fn signals(&self) -> Signals {
         if self.is_empty() { Signals::muted() } else { Signals::default() }
     }
 
-    /// Rings those who wait for one of `signals`.
-    pub(crate) fn ring(&self, signals: Signals) {
+    /// Rings those who wait for one of `signals`. Empty `muted` ones ring everybody: nobody knows what they would have told.
+    pub fn ring(&self, signals: Signals) {
         if signals.muted {
             // Whoever came while the transaction ran may have read before it was committed.
             if !self.is_empty() {
@@ -105,17 +136,18 @@ impl Hub {
     }
 
     /// Rings everybody: another process wrote something, and SQLite does not say what.
-    pub(crate) fn ring_all(&self) {
+    pub fn ring_all(&self) {
         self.watchers().values().for_each(|watcher| watcher.ring());
     }
 
     /// Ends all subscriptions.
-    pub(crate) fn close(&self) {
+    pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.ring_all();
     }
 
-    pub(crate) fn is_closed(&self) -> bool {
+    /// Whether subscriptions have ended.
+    pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }
 }
@@ -125,32 +157,19 @@ impl Watcher {
         self.rung.store(true, Ordering::Release);
         self.waker.wake();
     }
-
-    /// Forgets rings so far: what they told of is read next.
-    pub(crate) fn hush(&self) {
-        self.rung.store(false, Ordering::Release);
-    }
-
-    /// Completes once it was rung.
-    pub(crate) async fn rung(&self) {
-        poll_fn(|cx| {
-            self.waker.register(cx.waker());
-            if self.rung.swap(false, Ordering::AcqRel) { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
-    }
 }
 
 /// A watcher's place in the hub; dropping it ends the watch.
 #[derive(Debug)]
-pub(crate) struct Seat {
-    pub(crate) hub: Arc<Hub>,
-    pub(crate) watcher: Arc<Watcher>,
+pub struct Seat {
+    hub: Arc<Hub>,
+    watcher: Arc<Watcher>,
     key: u64,
 }
 
 impl Seat {
-    pub(crate) fn take(hub: &Arc<Hub>, signals: Vec<Signal>) -> Self {
+    /// Begins to wait for any of `signals`.
+    pub fn take(hub: &Arc<Hub>, signals: Vec<Signal>) -> Self {
         let watcher = Arc::new(Watcher { signals, rung: AtomicBool::new(false), waker: AtomicWaker::new() });
         let key = hub.next.fetch_add(1, Ordering::Relaxed);
         let mut watchers = hub.watchers();
@@ -158,6 +177,25 @@ impl Seat {
         hub.count.store(watchers.len(), Ordering::Release);
         drop(watchers);
         Self { hub: hub.clone(), watcher, key }
+    }
+
+    /// Whether the Store was closed.
+    pub fn is_closed(&self) -> bool {
+        self.hub.is_closed()
+    }
+
+    /// Forgets rings so far: what they told of is read next.
+    pub fn hush(&self) {
+        self.watcher.rung.store(false, Ordering::Release);
+    }
+
+    /// Completes once it was rung.
+    pub async fn rung(&self) {
+        poll_fn(|cx| {
+            self.watcher.waker.register(cx.waker());
+            if self.watcher.rung.swap(false, Ordering::AcqRel) { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
     }
 }
 

@@ -1,0 +1,145 @@
+//! A real PostgreSQL for tests: a cluster of its own, on a free port, that ends with the process.
+
+use std::{
+    io::{BufRead, BufReader},
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// A private PostgreSQL server with an empty cluster. It stops, and its files go, when this is dropped and when the process
+/// ends however it ends. Machines' own servers are left alone.
+#[derive(Debug)]
+pub struct Cluster {
+    port: u16,
+    keeper: Child,
+    /// The keeper stops the server when this is closed.
+    leash: Option<ChildStdin>,
+    schemas: AtomicU32,
+}
+
+/// Runs the server until its input ends. `exec` would lose the trap that cleans up.
+const KEEPER: &str = r#"
+set -eu
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+"$1/initdb" --pgdata="$folder/data" --username=postgres --auth=trust --encoding=UTF8 --locale=C --no-sync >"$folder/log" 2>&1 \
+  || { cat "$folder/log" >&2; exit 1; }
+port=$2
+shift 2
+bin=$1
+shift
+"$bin/postgres" -D "$folder/data" -p "$port" -k "$folder" -c listen_addresses=127.0.0.1 "$@" >"$folder/log" 2>&1 &
+server=$!
+trap 'kill -INT $server 2>/dev/null; wait $server || true; rm -rf "$folder"' EXIT
+i=0
+until "$bin/pg_isready" -q -h 127.0.0.1 -p "$port"; do
+  i=$((i + 1))
+  if [ $i -gt 600 ] || ! kill -0 $server 2>/dev/null; then cat "$folder/log" >&2; exit 1; fi
+  sleep 0.05
+done
+echo ready
+cat >/dev/null
+"#;
+
+/// What makes a throwaway server quick; a test about crashes leaves it out.
+const CARELESS: [&str; 4] = ["-c", "fsync=off", "-c", "full_page_writes=off"];
+
+impl Cluster {
+    /// Starts a server that forgets everything in a crash: for tests that only ask what it answers.
+    ///
+    /// # Errors
+    /// When PostgreSQL is not installed, with how to install it, or does not start, with what it said.
+    pub fn start() -> Result<Self> {
+        Self::start_with(&CARELESS)
+    }
+
+    /// Starts a server with these arguments; by default it flushes as a real one does.
+    ///
+    /// # Errors
+    /// When PostgreSQL is not installed, with how to install it, or does not start, with what it said.
+    pub fn start_with(arguments: &[&str]) -> Result<Self> {
+        let programs = programs().context(
+            "PostgreSQL is not installed: `apt-get install postgresql`, or name the folder of its programs in SELVEDGE_PG_BIN",
+        )?;
+        // Free a moment ago: another process may be faster, so there are a few tries.
+        let mut last = None;
+        for _ in 0..3 {
+            match Self::try_start(&programs, arguments) {
+                Ok(cluster) => return Ok(cluster),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.context("no try was made")?)
+    }
+
+    fn try_start(programs: &Path, arguments: &[&str]) -> Result<Self> {
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let mut command = unprivileged();
+        command.args(["sh", "-c", KEEPER, "keeper"]).arg(programs).arg(port.to_string()).arg(programs);
+        command.args(["-c", "max_connections=500", "-c", "shared_buffers=64MB"]).args(arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).current_dir("/");
+        let mut keeper = command.spawn().context("cannot start a shell for PostgreSQL")?;
+        let leash = keeper.stdin.take();
+        let mut said = String::new();
+        BufReader::new(keeper.stdout.take().context("no output")?).read_line(&mut said)?;
+        if said.trim() != "ready" {
+            let ended = keeper.wait()?;
+            bail!("PostgreSQL did not start ({ended}); what it said is above");
+        }
+        Ok(Self { port, keeper, leash, schemas: AtomicU32::new(0) })
+    }
+
+    /// The URL of its database `postgres`.
+    pub fn url(&self) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/postgres?sslmode=disable", self.port)
+    }
+
+    /// A name that no other schema of this cluster has.
+    pub fn schema(&self) -> String {
+        format!("test_{}", self.schemas.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        drop(self.leash.take());
+        // What it came to is of no interest: its files are gone or were never there.
+        let _ = self.keeper.wait();
+    }
+}
+
+/// PostgreSQL refuses to run as root: then it runs as the user that its package made.
+fn unprivileged() -> Command {
+    let root = Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.trim_ascii() == b"0");
+    if !root {
+        return Command::new("env");
+    }
+    let mut command = Command::new("runuser");
+    command.args(["-u", "postgres", "--"]);
+    command
+}
+
+/// The folder with initdb and postgres.
+fn programs() -> Result<PathBuf> {
+    if let Some(named) = std::env::var_os("SELVEDGE_PG_BIN").map(PathBuf::from) {
+        ensure!(named.join("initdb").is_file(), "SELVEDGE_PG_BIN names no folder with initdb: {}", named.display());
+        return Ok(named);
+    }
+    let mut folders: Vec<PathBuf> = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).collect();
+    let mut versions: Vec<(u32, PathBuf)> = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin"))))
+        .collect();
+    versions.sort_unstable();
+    folders.extend(versions.into_iter().rev().map(|(_, folder)| folder));
+    // A link on the path leads to one program; its neighbours are where it points.
+    let found =
+        folders.into_iter().find_map(|folder| folder.join("initdb").canonicalize().ok()).context("no initdb")?;
+    Ok(found.parent().context("initdb lies in no folder")?.into())
+}
