@@ -49,7 +49,7 @@ pub enum Notice {
 }
 
 /// A large payload on its way in. It is read where the host keeps it, and copied once; an argument of an asynchronous call is
-/// copied more often: a message of 1 MB takes twice as long (`docs/figures/ffi.md`).
+/// copied more often: a message of 1 MB takes half as long again (`docs/figures/ffi.md`).
 #[derive(Debug, uniffi::Object)]
 pub struct Bulk {
     bytes: Bytes,

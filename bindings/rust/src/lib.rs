@@ -6,6 +6,7 @@
 //! | feature | adds |
 //! | --- | --- |
 //! | `sqlite` (default) | [`sqlite`]: the Store on SQLite |
+//! | `postgres` | `postgres`: the Store on PostgreSQL |
 //! | `priority` (default) | [`priority`]: the Scheduler for servers |
 //! | `llama` | `llama`: Inference on llama.cpp |
 //!
@@ -33,6 +34,9 @@ pub use selvedge_core::*;
 #[cfg(feature = "llama")]
 #[doc(inline)]
 pub use selvedge_llama as llama;
+#[cfg(feature = "postgres")]
+#[doc(inline)]
+pub use selvedge_postgres as postgres;
 #[cfg(feature = "priority")]
 #[doc(inline)]
 pub use selvedge_priority as priority;
@@ -71,6 +75,9 @@ mod pages {
     struct Intents;
     #[doc = include_str!("../../../docs/guide/plugins.md")]
     struct Plugins;
+    #[cfg(feature = "postgres")]
+    #[doc = include_str!("../../../docs/guide/postgres.md")]
+    struct Postgres;
     #[cfg(feature = "llama")]
     #[doc = include_str!("../../../docs/guide/models.md")]
     struct Models;

@@ -1,10 +1,10 @@
 //! A real PostgreSQL for tests: a cluster of its own, on a free port, that ends with the process.
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
     net::TcpListener,
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, Command, Stdio},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
 };
 
@@ -18,10 +18,11 @@ pub struct Cluster {
     keeper: Child,
     /// The keeper stops the server when this is closed.
     leash: Option<ChildStdin>,
+    said: BufReader<ChildStdout>,
     schemas: AtomicU32,
 }
 
-/// Runs the server until its input ends. `exec` would lose the trap that cleans up.
+/// Runs the server until its input ends; a line of input crashes it and starts it again.
 const KEEPER: &str = r#"
 set -eu
 folder=$(mktemp -d)
@@ -32,17 +33,25 @@ port=$2
 shift 2
 bin=$1
 shift
-"$bin/postgres" -D "$folder/data" -p "$port" -k "$folder" -c listen_addresses=127.0.0.1 "$@" >"$folder/log" 2>&1 &
-server=$!
 trap 'kill -INT $server 2>/dev/null; wait $server || true; rm -rf "$folder"' EXIT
-i=0
-until "$bin/pg_isready" -q -h 127.0.0.1 -p "$port"; do
-  i=$((i + 1))
-  if [ $i -gt 600 ] || ! kill -0 $server 2>/dev/null; then cat "$folder/log" >&2; exit 1; fi
-  sleep 0.05
+start() {
+  "$bin/postgres" -D "$folder/data" -p "$port" -k "$folder" -c listen_addresses=127.0.0.1 "$@" >>"$folder/log" 2>&1 &
+  server=$!
+  i=0
+  until "$bin/pg_isready" -q -h 127.0.0.1 -p "$port"; do
+    i=$((i + 1))
+    if [ $i -gt 600 ] || ! kill -0 $server 2>/dev/null; then cat "$folder/log" >&2; exit 1; fi
+    sleep 0.05
+  done
+  echo ready
+}
+start "$@"
+while read -r _; do
+  # The postmaster's immediate shutdown: what was not flushed is gone.
+  kill -QUIT $server
+  wait $server || true
+  start "$@"
 done
-echo ready
-cat >/dev/null
 "#;
 
 /// What makes a throwaway server quick; a test about crashes leaves it out.
@@ -84,13 +93,28 @@ impl Cluster {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).current_dir("/");
         let mut keeper = command.spawn().context("cannot start a shell for PostgreSQL")?;
         let leash = keeper.stdin.take();
-        let mut said = String::new();
-        BufReader::new(keeper.stdout.take().context("no output")?).read_line(&mut said)?;
-        if said.trim() != "ready" {
-            let ended = keeper.wait()?;
-            bail!("PostgreSQL did not start ({ended}); what it said is above");
+        let said = BufReader::new(keeper.stdout.take().context("no output")?);
+        let mut cluster = Self { port, keeper, leash, said, schemas: AtomicU32::new(0) };
+        cluster.is_ready()?;
+        Ok(cluster)
+    }
+
+    fn is_ready(&mut self) -> Result<()> {
+        let mut line = String::new();
+        self.said.read_line(&mut line)?;
+        if line.trim() != "ready" {
+            bail!("PostgreSQL did not start ({}); what it said is above", self.keeper.wait()?);
         }
-        Ok(Self { port, keeper, leash, schemas: AtomicU32::new(0) })
+        Ok(())
+    }
+
+    /// Crashes the server, as `pg_ctl restart -m immediate` does, and waits until it has recovered.
+    ///
+    /// # Errors
+    /// When it does not start again, with what it said.
+    pub fn crash(&mut self) -> Result<()> {
+        self.leash.as_mut().context("the server has ended")?.write_all(b"crash\n")?;
+        self.is_ready()
     }
 
     /// The URL of its database `postgres`.

@@ -20,7 +20,7 @@ pub(crate) struct Need {
 }
 
 /// What every chore needs.
-pub(crate) static BASE: [Need; 6] = [
+pub(crate) static BASE: [Need; 7] = [
     Need {
         name: "cmake",
         why: "configures llama.cpp",
@@ -48,6 +48,16 @@ pub(crate) static BASE: [Need; 6] = [
         debian: "libclang-dev",
         homebrew: "llvm",
         present: || libclang().is_some(),
+    },
+    Need {
+        name: "PostgreSQL",
+        why: "tests start a server of their own with it",
+        debian: "postgresql",
+        homebrew: "postgresql",
+        present: || {
+            on_path("initdb").is_some()
+                || std::fs::read_dir("/usr/lib/postgresql").is_ok_and(|mut found| found.next().is_some())
+        },
     },
     Need {
         name: "python3",

@@ -673,14 +673,14 @@ fileprivate struct FfiConverterData: FfiConverterRustBuffer {
 
 /**
  * A large payload on its way in. It is read where the host keeps it, and copied once; an argument of an asynchronous call is
- * copied more often: a message of 1 MB takes twice as long (`docs/figures/ffi.md`).
+ * copied more often: a message of 1 MB takes half as long again (`docs/figures/ffi.md`).
  */
 public protocol BulkProtocol: AnyObject, Sendable {
     
 }
 /**
  * A large payload on its way in. It is read where the host keeps it, and copied once; an argument of an asynchronous call is
- * copied more often: a message of 1 MB takes twice as long (`docs/figures/ffi.md`).
+ * copied more often: a message of 1 MB takes half as long again (`docs/figures/ffi.md`).
  */
 open class Bulk: BulkProtocol, @unchecked Sendable {
     fileprivate let handle: UInt64

@@ -1974,7 +1974,7 @@ public object FfiConverterByteArray: FfiConverterRustBuffer<ByteArray> {
 
 /**
  * A large payload on its way in. It is read where the host keeps it, and copied once; an argument of an asynchronous call is
- * copied more often: a message of 1 MB takes twice as long (`docs/figures/ffi.md`).
+ * copied more often: a message of 1 MB takes half as long again (`docs/figures/ffi.md`).
  */
 public interface BulkInterface {
     
@@ -1983,7 +1983,7 @@ public interface BulkInterface {
 
 /**
  * A large payload on its way in. It is read where the host keeps it, and copied once; an argument of an asynchronous call is
- * copied more often: a message of 1 MB takes twice as long (`docs/figures/ffi.md`).
+ * copied more often: a message of 1 MB takes half as long again (`docs/figures/ffi.md`).
  */
 open class Bulk: Disposable, AutoCloseable, BulkInterface
 {
