@@ -3,26 +3,18 @@
 use std::{sync::Arc, time::Duration};
 
 use deadpool_postgres::{Object, Pool, PoolError};
-use selvedge_core::{BoxFuture, Clock, Context, Error, ErrorKind, Result, Timestamp, store::hub::Signals};
+use selvedge_core::{BoxFuture, Clock, Context, Error, ErrorKind, Result, Timestamp};
 use tokio::runtime::Handle;
 use tokio_postgres::SimpleQueryMessage;
 
 use crate::{
     error::{closed, from_sql, is_conflict, unanswered},
-    tx::{Db, Schema, Tx},
+    tx::{Db, Flush, Schema, Tx},
+    wake::News,
 };
 
 /// How often a transaction that met another one is run again.
 const TRIES: u32 = 8;
-
-/// How much a transaction is worth.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Flush {
-    /// It is on disk before the caller hears of it.
-    Waits,
-    /// A crash of the server may undo it: for what is done again then, such as a lease.
-    Later,
-}
 
 /// The way to the server. Clones share the pool.
 #[derive(Clone, Debug)]
@@ -35,7 +27,7 @@ pub(crate) struct Connections {
 
 impl Connections {
     pub(crate) fn db<'c>(&'c self, conn: &'c Object, operation: &'static str) -> Db<'c> {
-        Db { client: conn, schema: &self.schema, operation, given: self.given() }
+        Db { client: conn, schema: &self.schema, operation, given: self.given(), alone: None }
     }
 
     /// What a test's clock shows.
@@ -55,27 +47,37 @@ impl Connections {
     }
 
     /// Runs work to its end even if the caller goes away: a connection is never given back in the middle of something.
-    async fn finish<T: Send + 'static>(
+    pub(crate) async fn finish<T: Send + 'static>(
         &self,
         cx: &Context,
         operation: &'static str,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
         cx.check(operation)?;
-        let limit = cx.remaining();
         let task = self.runtime.spawn(work);
-        let bounded = async move {
-            match task.await {
-                Ok(done) => done,
-                Err(error) => Err(Error::new(ErrorKind::Internal, operation, "the work panicked or its runtime ended")
-                    .caused_by(error)),
-            }
+        let done = async move {
+            task.await.unwrap_or_else(|error| {
+                Err(Error::new(ErrorKind::Internal, operation, "the work panicked or its runtime ended")
+                    .caused_by(error))
+            })
         };
+        self.bounded(cx, operation, done).await
+    }
+
+    /// Waits for what is done elsewhere, for as long as the caller wants to.
+    pub(crate) async fn bounded<T>(
+        &self,
+        cx: &Context,
+        operation: &'static str,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        cx.check(operation)?;
         let timed = async {
-            let Some(limit) = limit else { return bounded.await };
-            let _inside = self.runtime.enter();
-            let timeout = tokio::time::timeout(limit, bounded);
-            drop(_inside);
+            let Some(limit) = cx.remaining() else { return work.await };
+            let timeout = {
+                let _inside = self.runtime.enter();
+                tokio::time::timeout(limit, work)
+            };
             timeout.await.unwrap_or_else(|_| Err(Error::deadline(operation)))
         };
         cx.cancel().until_cancelled(timed).await.unwrap_or_else(|| Err(Error::cancelled(operation)))
@@ -97,6 +99,11 @@ impl Connections {
         self.finish(cx, operation, reading).await
     }
 
+    /// For statements of which each is a transaction of its own.
+    pub(crate) fn alone<'c>(&'c self, conn: &'c Object, operation: &'static str, flush: Flush) -> Db<'c> {
+        Db { alone: Some(flush), ..self.db(conn, operation) }
+    }
+
     /// Writes in one transaction, which is run again when it met another one; with whom to wake.
     pub(crate) async fn write<T: Send + 'static>(
         &self,
@@ -104,22 +111,28 @@ impl Connections {
         operation: &'static str,
         flush: Flush,
         work: impl for<'a, 'c> Fn(&'a mut Tx<'c>) -> BoxFuture<'a, Result<T>> + Send + Sync + 'static,
-    ) -> Result<(T, Signals)> {
+    ) -> Result<(T, News)> {
         let this = self.clone();
-        let writing = async move {
-            let mut tries = 1;
-            loop {
-                let outcome = this.attempt(operation, flush, &work).await;
-                match outcome {
-                    Err(error) if tries < TRIES && is_conflict(&error) => {
-                        tries += 1;
-                        tokio::time::sleep(Duration::from_millis(fastrand::u64(1..10))).await;
-                    }
-                    outcome => return outcome,
+        self.finish(cx, operation, async move { this.transaction(operation, flush, work).await }).await
+    }
+
+    /// The same for a caller that stays to its end.
+    pub(crate) async fn transaction<T>(
+        &self,
+        operation: &'static str,
+        flush: Flush,
+        work: impl for<'a, 'c> Fn(&'a mut Tx<'c>) -> BoxFuture<'a, Result<T>> + Sync,
+    ) -> Result<(T, News)> {
+        let mut tries = 1;
+        loop {
+            match self.attempt(operation, flush, &work).await {
+                Err(error) if tries < TRIES && is_conflict(&error) => {
+                    tries += 1;
+                    tokio::time::sleep(Duration::from_millis(fastrand::u64(1..10))).await;
                 }
+                outcome => return outcome,
             }
-        };
-        self.finish(cx, operation, writing).await
+        }
     }
 
     async fn attempt<T>(
@@ -127,16 +140,16 @@ impl Connections {
         operation: &'static str,
         flush: Flush,
         work: &(impl for<'a, 'c> Fn(&'a mut Tx<'c>) -> BoxFuture<'a, Result<T>> + Sync),
-    ) -> Result<(T, Signals)> {
+    ) -> Result<(T, News)> {
         let conn = self.get(operation).await?;
         let db = self.db(&conn, operation);
         let now = begin(&db, flush).await?;
-        let mut tx = Tx { db, now, signals: Signals::default() };
+        let mut tx = Tx { db, now, news: News::default() };
         match work(&mut tx).await {
             Ok(done) => {
-                let signals = tx.signals;
+                let news = tx.news;
                 conn.batch_execute("COMMIT").await.map_err(|error| unanswered(operation, error))?;
-                Ok((done, signals))
+                Ok((done, news))
             }
             Err(error) => {
                 if conn.batch_execute("ROLLBACK").await.is_err() {
@@ -151,18 +164,12 @@ impl Connections {
 
 /// Begins a transaction and tells the moment it happens at, in one round trip.
 async fn begin(db: &Db<'_>, flush: Flush) -> Result<Timestamp> {
-    let flush = match flush {
-        Flush::Waits => "",
-        Flush::Later => "SET LOCAL synchronous_commit = off; ",
-    };
     let failed = |error| from_sql(db.operation, error);
-    // The isolation is named because a server may have another default, and the statements rely on this one.
-    let begin = format!("BEGIN ISOLATION LEVEL READ COMMITTED; {flush}");
     if let Some(now) = db.given {
-        db.client.batch_execute(&begin).await.map_err(failed)?;
+        db.client.batch_execute(flush.begin()).await.map_err(failed)?;
         return Ok(Timestamp(now));
     }
-    let sql = format!("{begin}SELECT selvedge.clock(NULL)");
+    let sql = format!("{}; SELECT selvedge.clock()", flush.begin());
     let messages = db.client.simple_query(&db.schema.text(&sql)).await.map_err(failed)?;
     let told = messages.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),

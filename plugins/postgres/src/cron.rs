@@ -36,7 +36,7 @@ pub(crate) async fn fire(tx: &mut Tx<'_>) -> Result<u64> {
     let due = tx.all(sql, params![tx.now.0], |row| get::<String>(row, 0)).await?;
     for json in &due {
         let cron = parse(json)?;
-        job::enqueue_one(tx, &cron.job).await?;
+        job::enqueue(tx, std::slice::from_ref(&cron.job)).await?;
         match cron.next_after(tx.now) {
             Ok(next) => {
                 let sql = "UPDATE selvedge.schedule SET next_at = $2 WHERE name = $1";

@@ -83,6 +83,24 @@ pub(crate) fn is_conflict(error: &Error) -> bool {
     code.is_some_and(|code| [SqlState::T_R_SERIALIZATION_FAILURE, SqlState::T_R_DEADLOCK_DETECTED].contains(code))
 }
 
+/// Whether the server refused the statement, so that nothing of its transaction happened.
+pub(crate) fn is_refused(error: &Error) -> bool {
+    let source = error.source().and_then(|source| source.downcast_ref::<Sql>());
+    error.kind() != ErrorKind::Unavailable && source.is_some_and(|source| source.code().is_some())
+}
+
+/// The same error, for each of those whose work was done together.
+pub(crate) fn copy(error: &Error) -> Error {
+    let mut copy = Error::new(error.kind(), error.operation(), error.message()).retry(error.retryable());
+    if let Some(advice) = error.advice() {
+        copy = copy.advise(advice);
+    }
+    match error.source() {
+        Some(source) => copy.caused_by(source.to_string()),
+        None => copy,
+    }
+}
+
 /// Whether a unique index refused a row.
 pub(crate) fn is_duplicate(error: &Error) -> bool {
     let code = error.source().and_then(|source| source.downcast_ref::<Sql>()).and_then(Sql::code);

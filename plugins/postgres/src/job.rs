@@ -1,103 +1,122 @@
 //! Jobs: from enqueued to gone.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use selvedge_core::{
-    Error, ErrorKind, Result,
-    store::{JobId, JobRef, Lease, Limits, NewJob, Outcome, Retry},
+    Error, ErrorKind, Result, Timestamp,
+    store::{JobId, JobRef, Lease, Limits, NewJob, Outcome, Retry, When},
 };
 use tokio_postgres::Row;
 
 use crate::{
     error::is_duplicate,
-    tx::{Tx, backoff, count, get, gone, micros, params, words},
+    tx::{Db, Tx, backoff, count, get, gone, micros, params, words},
 };
 
 /// The lease is held: the token fits and it has not run out (nor does it lie ahead, after a clock stepped back).
-const HELD: &str = "id = $1 AND token = $2 AND state = 1 AND leased_until > $3 AND leased_at <= $3";
+const HELD: &str = "id = $1 AND token = $2 AND state = 0 AND leased_until > $3 AND leased_at <= $3";
 
 /// What a lease leaves behind when it ends, for an UPDATE.
 const UNLEASED: &str = "token = NULL, leased_at = NULL, leased_until = NULL, owner = NULL";
 
-pub(crate) async fn enqueue(tx: &mut Tx<'_>, jobs: &[NewJob]) -> Result<Outcome> {
-    // Numbers are drawn first, so that each job can be told from its neighbours whatever became of them.
-    let sql = "
-        WITH new AS MATERIALIZED (
-          SELECT nextval(pg_get_serial_sequence('selvedge.job', 'id')) AS id, u.*
-          FROM unnest($1::text[], $2::smallint[], $3::bigint[], $4::text[], $5::text[], $6::bigint[], $7::bigint[],
-                      $8::bigint[], $9::text[], $10::bytea[]) WITH ORDINALITY
-            AS u (queue, priority, run_at, tenant, unique_key, max_attempts, backoff_base, backoff_cap, trace, payload, place)
-        ), added AS (
-          INSERT INTO selvedge.job (id, queue, state, priority, run_at, tenant, unique_key, max_attempts, backoff_base,
-                                    backoff_cap, enqueued_at, trace, payload)
-          SELECT id, queue, 0, priority, run_at, tenant, unique_key, max_attempts, backoff_base, backoff_cap, $11, trace,
-                 payload
-          FROM new ORDER BY place
-          ON CONFLICT (queue, unique_key) WHERE unique_key IS NOT NULL AND state < 2 DO NOTHING
-          RETURNING id
-        )
-        SELECT new.id, added.id IS NULL AS duplicate FROM new LEFT JOIN added USING (id) ORDER BY new.place";
-    let column = |of: fn(&NewJob) -> i64| jobs.iter().map(of).collect::<Vec<_>>();
-    let now = tx.now;
-    let traces = jobs.iter().map(|job| job.trace.map(|trace| trace.to_string())).collect::<Vec<_>>();
-    let rows = tx
+/// A job that was added, or found under its unique key, and when it is due.
+pub(crate) struct Added {
+    pub(crate) job: JobRef,
+    pub(crate) due: i64,
+}
+
+/// Adds jobs at `given`, or at the server's own time.
+pub(crate) async fn enqueue_all(db: &Db<'_>, jobs: &[&NewJob], given: Option<i64>) -> Result<Vec<Added>> {
+    fn column<'a, T>(jobs: &[&'a NewJob], of: impl Fn(&'a NewJob) -> T) -> Vec<T> {
+        jobs.iter().copied().map(of).collect()
+    }
+    let sql = "SELECT * FROM selvedge.enqueue_many($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+    let due = column(jobs, |job| match job.when {
+        When::At(moment) => Some(moment.0),
+        When::Now | When::After(_) => None,
+    });
+    let delays = column(jobs, |job| match job.when {
+        When::After(delay) => Some(micros(delay).min(FAR)),
+        When::Now | When::At(_) => None,
+    });
+    let keys = jobs.iter().any(|job| job.unique.is_some()).then(|| column(jobs, |job| job.unique.as_deref()));
+    let traces = column(jobs, |job| job.trace.map(|trace| trace.to_string()));
+    let read = |row: &Row| {
+        let job = JobRef { id: JobId(get(row, 1)?), duplicate: get(row, 2)? };
+        Ok((get::<i64>(row, 0)?, Added { job, due: get(row, 3)? }))
+    };
+    let mut added = db
         .all(
             sql,
             params![
-                jobs.iter().map(|job| job.queue.as_str()).collect::<Vec<_>>(),
-                jobs.iter().map(|job| job.priority).collect::<Vec<_>>(),
-                jobs.iter().map(|job| job.when.resolve(now).0).collect::<Vec<_>>(),
-                jobs.iter().map(|job| job.tenant.as_deref()).collect::<Vec<_>>(),
-                jobs.iter().map(|job| job.unique.as_deref()).collect::<Vec<_>>(),
-                column(|job| job.max_attempts.into()),
-                column(|job| micros(job.backoff.base())),
-                column(|job| micros(job.backoff.cap())),
+                column(jobs, |job| job.queue.as_str()),
+                column(jobs, |job| &job.payload[..]),
+                column(jobs, |job| job.priority),
+                due,
+                delays,
+                column(jobs, |job| job.tenant.as_deref()),
+                keys,
+                column(jobs, |job| i64::from(job.max_attempts)),
+                column(jobs, |job| micros(job.backoff.base())),
+                column(jobs, |job| micros(job.backoff.cap())),
                 traces,
-                jobs.iter().map(|job| &job.payload[..]).collect::<Vec<_>>(),
-                now.0,
+                given,
             ],
-            |row| Ok((get::<i64>(row, 0)?, get::<bool>(row, 1)?)),
+            read,
         )
         .await?;
-    let mut added = Vec::with_capacity(rows.len());
-    for ((id, duplicate), job) in rows.into_iter().zip(jobs) {
-        added.push(match duplicate {
-            false => JobRef { id: JobId(id), duplicate },
-            true => JobRef { id: holder_of_unique(tx, job).await?, duplicate },
-        });
+    added.sort_unstable_by_key(|(place, _)| *place);
+    if added.len() != jobs.len() {
+        return Err(gone("not every job was enqueued"));
     }
-    jobs.iter().for_each(|job| tx.signals.queue(&job.queue));
-    Ok(Outcome::Enqueued(added))
+    Ok(added.into_iter().map(|(_, added)| added).collect())
 }
 
-async fn holder_of_unique(tx: &Tx<'_>, job: &NewJob) -> Result<JobId> {
-    let sql = "SELECT id FROM selvedge.job WHERE queue = $1 AND unique_key = $2 AND state < 2";
-    let id = tx.one(sql, params![job.queue, job.unique], |row| get(row, 0)).await?;
-    // It was there a moment ago and has ended since: the key is free, and whoever asks again gets it.
-    id.map(JobId).ok_or_else(|| {
-        Error::new(ErrorKind::Busy, "store.commit", "the job that held the unique key has just ended")
-            .with("queue", &job.queue)
-            .retry(true)
-            .advise("try again")
-    })
+/// Near enough for PostgreSQL to add it to now, and far enough to be never.
+const FAR: i64 = i64::MAX / 4;
+
+pub(crate) async fn enqueue(tx: &mut Tx<'_>, jobs: &[NewJob]) -> Result<Outcome> {
+    let added = enqueue_all(tx, &jobs.iter().collect::<Vec<_>>(), Some(tx.now.0)).await?;
+    jobs.iter().zip(&added).for_each(|(job, added)| tx.news.job(job, added.due));
+    Ok(Outcome::Enqueued(added.into_iter().map(|added| added.job).collect()))
 }
 
 /// Ends jobs; the leases that were not held.
-pub(crate) async fn complete(tx: &Tx<'_>, leases: &[Lease]) -> Result<Vec<Lease>> {
+pub(crate) async fn complete(db: &Db<'_>, leases: &[Lease], given: Option<i64>) -> Result<Vec<Lease>> {
     if leases.is_empty() {
         return Ok(Vec::new());
     }
-    let sql = "
-        DELETE FROM selvedge.job USING unnest($1::bigint[], $2::bigint[]) AS held (id, token)
-        WHERE job.id = held.id AND job.token = held.token AND state = 1 AND leased_until > $3 AND leased_at <= $3
-        RETURNING job.id";
     let ids = leases.iter().map(|lease| lease.id).collect::<Vec<_>>();
     let tokens = leases.iter().map(|lease| lease.token).collect::<Vec<_>>();
-    let ended = tx.all(sql, params![ids, tokens, tx.now.0], |row| get::<i64>(row, 0)).await?;
-    let mut ended: HashSet<i64> = ended.into_iter().collect();
+    let sql = "SELECT * FROM selvedge.complete_many($1, $2, $3)";
+    let read = |row: &Row| Ok((get::<i64>(row, 0)?, get::<i64>(row, 1)?));
+    let mut ended: HashSet<(i64, i64)> = db.all(sql, params![ids, tokens, given], read).await?.into_iter().collect();
     // A lease that is named twice ends its job once.
-    let lost = leases.iter().copied().filter(|lease| !ended.remove(&lease.id)).collect();
-    Ok(lost)
+    Ok(leases.iter().copied().filter(|lease| !ended.remove(&(lease.id, lease.token))).collect())
+}
+
+/// Keeps leases for longer: until when, and whether somebody cancelled the job; nothing for those that are lost.
+pub(crate) async fn extend_all(
+    db: &Db<'_>,
+    leases: &[(Lease, Duration)],
+    given: Option<i64>,
+) -> Result<HashMap<(i64, i64), (Timestamp, bool)>> {
+    let sql = "SELECT * FROM selvedge.extend_many($1, $2, $3, $4)";
+    let ids = leases.iter().map(|(lease, _)| lease.id).collect::<Vec<_>>();
+    let tokens = leases.iter().map(|(lease, _)| lease.token).collect::<Vec<_>>();
+    let holds = leases.iter().map(|(_, hold)| micros(*hold).min(FAR)).collect::<Vec<_>>();
+    let read =
+        |row: &Row| Ok(((get::<i64>(row, 0)?, get::<i64>(row, 1)?), (Timestamp(get(row, 2)?), get::<bool>(row, 3)?)));
+    Ok(db.all(sql, params![ids, tokens, holds, given], read).await?.into_iter().collect())
+}
+
+pub(crate) async fn extend(tx: &Tx<'_>, lease: Lease, hold: Duration) -> Result<Outcome> {
+    let kept = extend_all(tx, &[(lease, hold)], Some(tx.now.0)).await?;
+    let (until, cancelled) = kept.get(&(lease.id, lease.token)).copied().ok_or_else(|| lease.lost())?;
+    Ok(Outcome::Extended { until, cancelled })
 }
 
 pub(crate) async fn fail(tx: &mut Tx<'_>, lease: Lease, reason: &str, retry: Retry) -> Result<Outcome> {
@@ -115,10 +134,9 @@ pub(crate) async fn fail(tx: &mut Tx<'_>, lease: Lease, reason: &str, retry: Ret
     let reason = words(reason);
     match retry_at {
         Some(at) => {
-            let sql =
-                format!("UPDATE selvedge.job SET state = 0, run_at = $2, last_error = $3, {UNLEASED} WHERE id = $1");
+            let sql = format!("UPDATE selvedge.job SET run_at = $2, last_error = $3, {UNLEASED} WHERE id = $1");
             tx.run(&sql, params![lease.id, at.0, &*reason]).await?;
-            tx.signals.queue(&queue);
+            tx.news.queue(&queue);
         }
         None => {
             let sql = format!(
@@ -142,15 +160,8 @@ pub(crate) async fn release(tx: &mut Tx<'_>, lease: Lease, delay: Duration) -> R
         .one(&sql, params![lease.id, lease.token, tx.now.0, (tx.now + delay).0], |row| get(row, 0))
         .await?
         .ok_or_else(|| lease.lost())?;
-    tx.signals.queue(&queue);
+    tx.news.queue(&queue);
     Ok(Outcome::Done)
-}
-
-pub(crate) async fn extend(tx: &Tx<'_>, lease: Lease, hold: Duration) -> Result<Outcome> {
-    let until = tx.now + hold;
-    let sql = format!("UPDATE selvedge.job SET leased_until = $4 WHERE {HELD} RETURNING cancel");
-    let cancelled = tx.one(&sql, params![lease.id, lease.token, tx.now.0, until.0], |row| get(row, 0)).await?;
-    Ok(Outcome::Extended { until, cancelled: cancelled.ok_or_else(|| lease.lost())? })
 }
 
 pub(crate) async fn checkpoint(tx: &Tx<'_>, lease: Lease, data: &[u8]) -> Result<Outcome> {
@@ -162,18 +173,22 @@ pub(crate) async fn checkpoint(tx: &Tx<'_>, lease: Lease, data: &[u8]) -> Result
 }
 
 pub(crate) async fn cancel(tx: &Tx<'_>, id: JobId) -> Result<Outcome> {
-    let sql = "SELECT state FROM selvedge.job WHERE id = $1 FOR UPDATE";
-    let Some(state) = tx.one(sql, params![id.0], |row| get::<i16>(row, 0)).await? else {
+    let sql = "SELECT state = 0, token IS NOT NULL FROM selvedge.job WHERE id = $1 FOR UPDATE";
+    let read = |row: &Row| Ok((get::<bool>(row, 0)?, get::<bool>(row, 1)?));
+    let Some((live, running)) = tx.one(sql, params![id.0], read).await? else {
         return Err(Error::new(ErrorKind::NotFound, "store.commit", "no such job")
             .with("id", id)
             .advise("a completed job is gone; look it up before cancelling it"));
     };
-    match state {
-        0 => tx.run("UPDATE selvedge.job SET state = 3, ended_at = $2 WHERE id = $1", params![id.0, tx.now.0]).await?,
-        1 => tx.run("UPDATE selvedge.job SET cancel = true WHERE id = $1", params![id.0]).await?,
+    match (live, running) {
+        (true, false) => {
+            let sql = "UPDATE selvedge.job SET state = 3, ended_at = $2 WHERE id = $1";
+            tx.run(sql, params![id.0, tx.now.0]).await?
+        }
+        (true, true) => tx.run("UPDATE selvedge.job SET cancel = true WHERE id = $1", params![id.0]).await?,
         _ => 0,
     };
-    Ok(Outcome::Cancelled { at_once: state != 1 })
+    Ok(Outcome::Cancelled { at_once: !running })
 }
 
 pub(crate) async fn revive(tx: &mut Tx<'_>, id: JobId) -> Result<Outcome> {
@@ -185,21 +200,21 @@ pub(crate) async fn revive(tx: &mut Tx<'_>, id: JobId) -> Result<Outcome> {
             .with("id", id)
             .advise("let the other job end first, or cancel it")
     };
-    let sql = "SELECT id FROM selvedge.job WHERE queue = $1 AND unique_key = $2 AND state < 2";
+    let sql = "SELECT id FROM selvedge.job WHERE queue = $1 AND unique_key = $2 AND state = 0";
     if let Some(holder) = tx.one(sql, params![queue, unique], |row| get::<i64>(row, 0)).await? {
         return Err(taken().with("holder", holder));
     }
     let sql = "UPDATE selvedge.job SET state = 0, attempt = 0, run_at = $2, ended_at = NULL WHERE id = $1";
     let revived = tx.run(sql, params![id.0, tx.now.0]).await;
     revived.map_err(|error| if is_duplicate(&error) { taken() } else { error })?;
-    tx.signals.queue(&queue);
+    tx.news.queue(&queue);
     Ok(Outcome::Revived(true))
 }
 
 pub(crate) async fn pause(tx: &mut Tx<'_>, queue: &str, paused: bool) -> Result<Outcome> {
     let sql = "INSERT INTO selvedge.queue (name, paused) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET paused = $2";
     tx.run(sql, params![queue, paused]).await?;
-    tx.signals.queue(queue);
+    tx.news.queue(queue);
     Ok(Outcome::Done)
 }
 
@@ -207,40 +222,21 @@ pub(crate) async fn limit(tx: &mut Tx<'_>, queue: &str, limits: Limits) -> Resul
     let sql = "INSERT INTO selvedge.queue (name, queue_limit, tenant_limit) VALUES ($1, $2, $3)
                ON CONFLICT (name) DO UPDATE SET queue_limit = $2, tenant_limit = $3";
     tx.run(sql, params![queue, limits.queue.map(i64::from), limits.tenant.map(i64::from)]).await?;
-    tx.signals.queue(queue);
+    // What runs already counts.
+    let sql = "INSERT INTO selvedge.slot (job, token, queue, tenant)
+               SELECT id, token, queue, tenant FROM selvedge.job WHERE state = 0 AND token IS NOT NULL AND queue = $1
+               ON CONFLICT (job) DO UPDATE SET token = excluded.token";
+    tx.run(sql, params![queue]).await?;
+    tx.news.queue(queue);
     Ok(Outcome::Done)
 }
 
-/// Gives back jobs whose lease ran out, of some queues or of all: how many are ready again, and how many are dead.
-pub(crate) async fn rescue(tx: &mut Tx<'_>, queues: Option<&[&str]>) -> Result<(u64, u64)> {
-    // The server's clock is read here and not before: nothing it can see by then was leased later.
-    // Who is locked is being completed, failed or rescued by somebody else.
-    let over = match queues {
-        Some(_) => "queue = ANY($2) AND leased_until <= (SELECT selvedge.clock($1))",
-        None => {
-            "(leased_until <= (SELECT selvedge.clock($1)) OR leased_at > (SELECT selvedge.clock($1))) AND $2::text[] IS NULL"
-        }
-    };
-    let sql = format!(
-        "WITH over AS MATERIALIZED (SELECT id FROM selvedge.job WHERE state = 1 AND {over} FOR UPDATE SKIP LOCKED)
-         UPDATE selvedge.job SET
-           state = CASE WHEN cancel THEN 3 WHEN attempt >= max_attempts THEN 2 ELSE 0 END,
-           ended_at = CASE WHEN cancel OR attempt >= max_attempts THEN selvedge.clock($1) END,
-           cancel = false, last_error = 'the lease ran out', {UNLEASED}
-         FROM over WHERE job.id = over.id RETURNING queue, state"
-    );
-    let queues = queues.map(<[&str]>::to_vec);
+/// Gives back jobs whose lease ran out: how many are ready again, and how many are dead.
+pub(crate) async fn rescue(tx: &mut Tx<'_>) -> Result<(u64, u64)> {
+    // The server's clock is read by the function itself: nothing it can see by then was leased later.
     let read = |row: &Row| Ok((get::<String>(row, 0)?, get::<i16>(row, 1)?));
-    let rescued = tx.all(&sql, params![tx.given, queues], read).await?;
+    let rescued = tx.all("SELECT * FROM selvedge.rescue($1)", params![tx.given], read).await?;
     let dead = rescued.iter().filter(|(_, state)| *state == 2).count() as u64;
-    rescued.iter().for_each(|(queue, _)| tx.signals.queue(queue));
+    rescued.iter().for_each(|(queue, _)| tx.news.queue(queue));
     Ok((rescued.len() as u64 - dead, dead))
-}
-
-/// Enqueues what a schedule fires.
-pub(crate) async fn enqueue_one(tx: &mut Tx<'_>, job: &NewJob) -> Result<()> {
-    match enqueue(tx, std::slice::from_ref(job)).await? {
-        Outcome::Enqueued(_) => Ok(()),
-        _ => Err(gone("a job was not enqueued")),
-    }
 }

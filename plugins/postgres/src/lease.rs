@@ -3,20 +3,146 @@
 use std::collections::HashMap;
 
 use selvedge_core::{
-    Result, Timestamp,
+    Result,
     store::{JobId, Lease, LeaseRequest, LeaseTarget, LeasedJob, Limits},
 };
 use tokio_postgres::Row;
 
 use crate::{
+    hints::{After, Hints},
     job,
-    tx::{Tx, bytes, count, get, optional_bytes, params, rows, time, trace, words},
+    tx::{Db, Tx, bytes, count, get, micros, optional_bytes, params, rows, time, trace, words},
 };
 
 /// A job's place in the order of its queue: priority, then due time, then number.
-type Place = (i16, i64, i64);
+type Position = (i16, i64, i64);
 
-/// The first $3 jobs of queue $1 that may run at $2, locked, and none that somebody else has locked.
+/// A claim found less than was asked for, or a limit in its way.
+pub(crate) enum Found {
+    /// These are all there is, or as many as were asked for.
+    Jobs(Vec<LeasedJob>),
+    /// One of the queues has limits, which only a transaction of several statements keeps.
+    Limited,
+}
+
+/// Leases from queues without limits: a claim from where the last one ended, and a look back when it comes short.
+pub(crate) async fn lease(db: &Db<'_>, hints: &Hints, request: &LeaseRequest) -> Result<Found> {
+    let queues = distinct(request);
+    let mut leased: Vec<LeasedJob> = Vec::new();
+    if request.limit == 0 {
+        return Ok(Found::Jobs(leased));
+    }
+    let (mut looked, mut short) = (false, false);
+    loop {
+        if !looked && hints.wants_look(&queues, short) {
+            looked = true;
+            if look_back(db, hints, &queues).await? {
+                return Ok(if leased.is_empty() { Found::Limited } else { Found::Jobs(leased) });
+            }
+        }
+        let begin = hints.begin(&queues);
+        if !begin.is_empty() {
+            leased.extend(claim(db, hints, &begin, request, request.limit - leased.len()).await?);
+        }
+        if leased.len() >= request.limit || looked || !hints.wants_look(&queues, true) {
+            return Ok(Found::Jobs(leased));
+        }
+        short = true;
+    }
+}
+
+fn distinct(request: &LeaseRequest) -> Vec<String> {
+    let mut queues = request.queues.clone();
+    queues.sort_unstable();
+    queues.dedup();
+    queues
+}
+
+/// Finds the first ready job of each priority from the head of each queue; whether one of them has limits.
+async fn look_back(db: &Db<'_>, hints: &Hints, queues: &[String]) -> Result<bool> {
+    let since = hints.look(queues);
+    let sql = "SELECT * FROM selvedge.look_back($1, $2) /* selvedge look-back */";
+    let read = |row: &Row| {
+        let queue: String = get(row, 0)?;
+        let Some(priority) = get::<Option<i16>>(row, 1)? else { return Ok(Err(queue)) };
+        Ok(Ok(After { queue, priority, place: (get(row, 2)?, get(row, 3)?) }))
+    };
+    let found = db.all(sql, params![queues.to_vec(), db.given], read).await?;
+    let (mut first, mut limited) = (Vec::new(), Vec::new());
+    for found in found {
+        match found {
+            Ok(after) => first.push(after),
+            Err(queue) => limited.push(queue),
+        }
+    }
+    hints.looked(queues, since, &first, &limited);
+    Ok(!limited.is_empty())
+}
+
+/// One statement for all of them.
+async fn claim(
+    db: &Db<'_>,
+    hints: &Hints,
+    begin: &[After],
+    request: &LeaseRequest,
+    most: usize,
+) -> Result<Vec<LeasedJob>> {
+    let sql = "SELECT * FROM selvedge.claim($1, $2, $3, $4, $5, $6, $7, $8, $9) /* selvedge claim */";
+    let hold = micros(request.hold.min(LeaseRequest::MAX_HOLD));
+    let claimed = db
+        .all(
+            sql,
+            params![
+                begin.iter().map(|after| after.queue.as_str()).collect::<Vec<_>>(),
+                begin.iter().map(|after| after.priority).collect::<Vec<_>>(),
+                begin.iter().map(|after| after.place.0).collect::<Vec<_>>(),
+                begin.iter().map(|after| after.place.1).collect::<Vec<_>>(),
+                rows(most),
+                hold,
+                token(),
+                &*words(&request.owner),
+                db.given,
+            ],
+            leased_job,
+        )
+        .await?;
+    let claimed = in_order(claimed);
+    hints.claimed(claimed.iter().map(|(due, job)| (job.queue.as_str(), job.priority, (*due, job.id.0))));
+    Ok(claimed.into_iter().map(|(_, job)| job).collect())
+}
+
+/// One token for all jobs of a claim: it is never given again, and with the job's number it names this lease and no other.
+fn token() -> i64 {
+    fastrand::i64(..)
+}
+
+/// RETURNING promises no order.
+fn in_order(mut jobs: Vec<(i64, LeasedJob)>) -> Vec<(i64, LeasedJob)> {
+    jobs.sort_unstable_by_key(|(due, job)| (job.priority, *due, job.id.0));
+    jobs
+}
+
+/// A job as it was just leased, and when it was due. The columns of the table, by number: a name is looked up for each row.
+fn leased_job(row: &Row) -> Result<(i64, LeasedJob)> {
+    let id = get(row, "id")?;
+    let job = LeasedJob {
+        lease: Lease { target: LeaseTarget::Job, id, token: get(row, "token")? },
+        id: JobId(id),
+        queue: get(row, "queue")?,
+        payload: bytes(row, "payload")?,
+        priority: get(row, "priority")?,
+        tenant: get(row, "tenant")?,
+        attempt: count(row, "attempt")?,
+        max_attempts: count(row, "max_attempts")?,
+        checkpoint: optional_bytes(row, "checkpoint")?,
+        trace: trace(row)?,
+        enqueued_at: time(row, "enqueued_at")?,
+        leased_until: time(row, "leased_until")?,
+    };
+    Ok((get(row, "run_at")?, job))
+}
+
+/// The first $3 jobs of queue $1 that may run at $2, and none that somebody else has locked.
 ///
 /// It goes from one priority to the next, so that jobs which are not due yet are never scanned: within one priority what is
 /// due is the beginning of the index.
@@ -31,7 +157,7 @@ const NEXT: &str = "
   )
   SELECT due.priority, due.run_at, due.id FROM level CROSS JOIN LATERAL (
     SELECT priority, run_at, id FROM selvedge.job
-    WHERE state = 0 AND queue = $1 AND job.priority = level.priority AND run_at <= $2
+    WHERE state = 0 AND token IS NULL AND queue = $1 AND job.priority = level.priority AND run_at <= $2
     ORDER BY run_at, id LIMIT $3 FOR UPDATE SKIP LOCKED
   ) AS due LIMIT $3";
 
@@ -45,29 +171,28 @@ const NEXT_OF_TENANTS: &str = "
             ORDER BY next.tenant LIMIT 1)
     FROM tenant WHERE tenant.name IS NOT NULL
   ), running AS (
-    SELECT tenant AS name, count(*) AS jobs FROM selvedge.job WHERE state = 1 AND queue = $1 AND tenant IS NOT NULL
-    GROUP BY tenant
+    SELECT tenant AS name, count(*) AS jobs FROM selvedge.slot WHERE queue = $1 AND tenant IS NOT NULL GROUP BY tenant
   )
   SELECT priority, run_at, id FROM (
     SELECT due.priority, due.run_at, due.id
     FROM tenant LEFT JOIN running USING (name) CROSS JOIN LATERAL (
       SELECT priority, run_at, id FROM selvedge.job
-      WHERE state = 0 AND tenant IS NOT NULL AND queue = $1 AND job.tenant = tenant.name AND run_at <= $2
+      WHERE state = 0 AND token IS NULL AND tenant IS NOT NULL AND queue = $1 AND job.tenant = tenant.name AND run_at <= $2
       ORDER BY priority, run_at, id LIMIT least($3, greatest($4 - coalesce(running.jobs, 0), 0))
     ) AS due
     UNION ALL
     (SELECT priority, run_at, id FROM selvedge.job
-     WHERE state = 0 AND tenant IS NULL AND queue = $1 AND run_at <= $2 ORDER BY priority, run_at, id LIMIT $3)
+     WHERE state = 0 AND token IS NULL AND tenant IS NULL AND queue = $1 AND run_at <= $2
+     ORDER BY priority, run_at, id LIMIT $3)
   ) AS due ORDER BY priority, run_at, id LIMIT $3";
 
-pub(crate) async fn lease(tx: &mut Tx<'_>, request: &LeaseRequest) -> Result<Vec<LeasedJob>> {
-    let mut queues: Vec<&str> = request.queues.iter().map(String::as_str).collect();
-    queues.sort_unstable();
-    queues.dedup();
-    job::rescue(tx, Some(&queues)).await?;
+/// Leases from queues of which some have limits. The slots for a batch are taken together, under the lock of the queue's row.
+pub(crate) async fn lease_within_limits(tx: &mut Tx<'_>, request: &LeaseRequest) -> Result<Vec<LeasedJob>> {
+    let queues = distinct(request);
+    job::rescue(tx).await?;
     let settings = settings(tx, &queues).await?;
-    let mut places: Vec<Place> = Vec::new();
-    for queue in queues {
+    let mut places: Vec<Position> = Vec::new();
+    for queue in &queues {
         let (paused, limits) = settings.get(queue).copied().unwrap_or_default();
         if !paused {
             places.extend(next_of(tx, queue, limits, request.limit).await?);
@@ -79,42 +204,19 @@ pub(crate) async fn lease(tx: &mut Tx<'_>, request: &LeaseRequest) -> Result<Vec
     if places.is_empty() {
         return Ok(Vec::new());
     }
-    let until = tx.now + request.hold.min(LeaseRequest::MAX_HOLD);
-    // One token for all of them: it is never given again, and with the job's number it names this lease and no other.
-    let token = fastrand::i64(..);
-    let sql = "
-        UPDATE selvedge.job SET state = 1, attempt = attempt + 1, token = $2, leased_at = $3, leased_until = $4, owner = $5
-        WHERE id = ANY($1) AND state = 0
-        RETURNING id, queue, payload, priority, tenant, attempt, max_attempts, checkpoint, trace, enqueued_at, run_at";
+    let hold = micros(request.hold.min(LeaseRequest::MAX_HOLD));
     let ids = places.iter().map(|(_, _, id)| *id).collect::<Vec<_>>();
-    let read = |row: &Row| Ok((get::<i64>(row, "run_at")?, leased_job(row, token, until)?));
-    let mut leased = tx.all(sql, params![ids, token, tx.now.0, until.0, &*words(&request.owner)], read).await?;
-    leased.sort_unstable_by_key(|(run_at, job)| (job.priority, *run_at, job.id.0));
+    let sql = "SELECT * FROM selvedge.claim_chosen($1, $2, $3, $4, $5)";
+    let leased = tx.all(sql, params![ids, hold, token(), &*words(&request.owner), tx.now.0], leased_job).await?;
+    let leased = in_order(leased);
     Ok(leased.into_iter().map(|(_, job)| job).collect())
-}
-
-fn leased_job(row: &Row, token: i64, leased_until: Timestamp) -> Result<LeasedJob> {
-    let id = get(row, "id")?;
-    Ok(LeasedJob {
-        lease: Lease { target: LeaseTarget::Job, id, token },
-        id: JobId(id),
-        queue: get(row, "queue")?,
-        payload: bytes(row, "payload")?,
-        priority: get(row, "priority")?,
-        tenant: get(row, "tenant")?,
-        attempt: count(row, "attempt")?,
-        max_attempts: count(row, "max_attempts")?,
-        checkpoint: optional_bytes(row, "checkpoint")?,
-        trace: trace(row)?,
-        enqueued_at: time(row, "enqueued_at")?,
-        leased_until,
-    })
 }
 
 /// Which queues are paused, and their limits. Whoever leases from a queue with a limit holds its row until the end, so that
 /// two never count the same free places.
-async fn settings(tx: &Tx<'_>, queues: &[&str]) -> Result<HashMap<String, (bool, Limits)>> {
-    let columns = "SELECT name, paused, queue_limit, tenant_limit FROM selvedge.queue WHERE name = ANY($1)";
+async fn settings(tx: &Tx<'_>, queues: &[String]) -> Result<HashMap<String, (bool, Limits)>> {
+    let sql = "SELECT name, paused, queue_limit, tenant_limit FROM selvedge.queue WHERE name = ANY($1) ORDER BY name
+               FOR UPDATE";
     let limit = |row: &Row, column: &str| -> Result<Option<u32>> {
         Ok(get::<Option<i64>>(row, column)?.map(|limit| u32::try_from(limit).unwrap_or(u32::MAX)))
     };
@@ -122,20 +224,20 @@ async fn settings(tx: &Tx<'_>, queues: &[&str]) -> Result<HashMap<String, (bool,
         let limits = Limits { queue: limit(row, "queue_limit")?, tenant: limit(row, "tenant_limit")? };
         Ok((get::<String>(row, "name")?, (get::<bool>(row, "paused")?, limits)))
     };
-    let queues = queues.to_vec();
-    let found = tx.all(columns, params![queues], read).await?;
-    if found.iter().all(|(_, (_, limits))| *limits == Limits::default()) {
-        return Ok(found.into_iter().collect());
-    }
-    let sql = format!("{columns} ORDER BY name FOR UPDATE");
-    Ok(tx.all(&sql, params![queues], read).await?.into_iter().collect())
+    Ok(tx.all(sql, params![queues.to_vec()], read).await?.into_iter().collect())
 }
 
 /// The first `limit` places of a queue that may run now, within its limits.
-async fn next_of(tx: &Tx<'_>, queue: &str, limits: Limits, limit: usize) -> Result<Vec<Place>> {
+async fn next_of(tx: &Tx<'_>, queue: &str, limits: Limits, limit: usize) -> Result<Vec<Position>> {
     let mut room = rows(limit);
+    if limits != Limits::default() {
+        // The slots of jobs that have ended, or were given back, are free.
+        let sql = "DELETE FROM selvedge.slot WHERE queue = $1 AND NOT EXISTS (
+                     SELECT 1 FROM selvedge.job WHERE job.id = slot.job AND job.token = slot.token)";
+        tx.run(sql, params![queue]).await?;
+    }
     if let Some(most) = limits.queue {
-        let sql = "SELECT count(*) FROM selvedge.job WHERE state = 1 AND queue = $1";
+        let sql = "SELECT count(*) FROM selvedge.slot WHERE queue = $1";
         let running: i64 = tx.one(sql, params![queue], |row| get(row, 0)).await?.unwrap_or(0);
         room = room.min(i64::from(most) - running);
     }

@@ -24,6 +24,8 @@ mod connections;
 mod cron;
 mod error;
 mod fact;
+mod group;
+mod hints;
 mod intent;
 mod job;
 mod key;

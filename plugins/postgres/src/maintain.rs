@@ -25,7 +25,7 @@ pub(crate) async fn maintain(tx: &mut Tx<'_>, request: &Maintain) -> Result<Main
             "INSERT INTO selvedge.meta (name, value) VALUES ('clock', $1) ON CONFLICT (name) DO UPDATE SET value = $1";
         tx.run(sql, params![tx.now.0]).await?;
     }
-    let (rescued, dead) = job::rescue(tx, None).await?;
+    let (rescued, dead) = job::rescue(tx).await?;
     let rescued = rescued + outbox::rescue(tx).await?;
     let fired = cron::fire(tx).await?;
     let (now, keep, batch) = (tx.now, request.retention, request.batch);
@@ -66,20 +66,22 @@ async fn shift_back(tx: &mut Tx<'_>, ahead: Timestamp) -> Result<()> {
     let (now, step) = (tx.now.0, ahead.0.saturating_sub(tx.now.0));
     tracing::warn!(step_us = step, "the server's clock has stepped back: retries move with it and leases end");
     let sql = "UPDATE selvedge.job SET run_at = run_at - $1
-               WHERE state < 2 AND run_at > $2 AND (run_at <= $3 OR attempt > 0)";
+               WHERE state = 0 AND run_at > $2 AND (run_at <= $3 OR attempt > 0)";
     tx.run(sql, params![step, now, ahead.0]).await?;
     let sql = "UPDATE selvedge.outbox SET run_at = run_at - $1 WHERE state < 2 AND run_at > $2";
     tx.run(sql, params![step, now]).await?;
     for (table, from, until, held) in [
-        ("job", "leased_at", "leased_until", "state = 1"),
+        ("job", "leased_at", "leased_until", "state = 0"),
         ("outbox", "leased_at", "leased_until", "state = 2"),
         ("idempotency", "claimed_at", "claimed_until", "token IS NOT NULL"),
     ] {
         let sql = format!("UPDATE selvedge.{table} SET {until} = $1 WHERE {held} AND {from} > $1");
         tx.run(&sql, params![now]).await?;
     }
+    // They are looked at anew by the time that goes now.
+    tx.run("UPDATE selvedge.lease_batch SET until = least(until, $1)", params![now]).await?;
     tx.run("UPDATE selvedge.quota SET refilled_at = $1 WHERE refilled_at > $1", params![now]).await?;
     cron::recount(tx).await?;
-    tx.signals.outbox();
+    tx.news.outbox();
     Ok(())
 }

@@ -49,6 +49,7 @@ pub struct Builder {
     connections: usize,
     poll: Duration,
     listen: bool,
+    notify: bool,
     clock: Option<Arc<dyn Clock>>,
 }
 
@@ -61,6 +62,7 @@ impl Builder {
             connections: 16,
             poll: Duration::from_millis(250),
             listen: true,
+            notify: true,
             clock: None,
         }
     }
@@ -87,6 +89,12 @@ impl Builder {
     /// Does without LISTEN: watchers look by themselves, every [`poll`](Self::poll).
     pub fn without_listener(mut self) -> Self {
         self.listen = false;
+        self
+    }
+
+    /// Does not tell other processes of commits: they look by themselves, within a second.
+    pub fn without_notify(mut self) -> Self {
+        self.notify = false;
         self
     }
 
@@ -147,17 +155,19 @@ impl Builder {
 
         let hub = Arc::new(Hub::default());
         let listening = Arc::new(AtomicBool::new(false));
-        let (posts, received) = tokio::sync::mpsc::unbounded_channel();
         let mark = wake::mark();
-        let mut tasks = vec![
-            Task::start(wake::notify(connections.pool.clone(), schema.clone(), mark.clone(), received)),
-            Task::start(wake::poll(hub.clone(), listening.clone(), self.poll)),
-        ];
+        let mut tasks = vec![Task::start(wake::poll(hub.clone(), listening.clone(), self.poll))];
+        let mut bell = Bell { hub, hints: Arc::default(), posts: None };
+        if self.notify {
+            let (posts, received) = tokio::sync::mpsc::unbounded_channel();
+            tasks.push(Task::start(wake::notify(connections.pool.clone(), schema.clone(), mark.clone(), received)));
+            bell.posts = Some(posts);
+        }
         if self.listen {
             let direct = self.listener.as_deref().map_or(Ok(config), parse)?;
-            tasks.push(Task::start(wake::listen(direct, tls, schema, mark, hub.clone(), listening.clone())));
+            tasks.push(Task::start(wake::listen(direct, tls, schema, mark, bell.clone(), listening.clone())));
         }
-        Ok(PostgresStore::start(connections, Bell { hub, posts }, listening, tasks, location.into(), version))
+        Ok(PostgresStore::start(connections, bell, listening, tasks, location.into(), version))
     }
 }
 

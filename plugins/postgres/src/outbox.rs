@@ -38,7 +38,7 @@ pub(crate) async fn emit(tx: &mut Tx<'_>, event: &Event) -> Result<Outcome> {
         ],
     )
     .await?;
-    tx.signals.outbox();
+    tx.news.outbox();
     Ok(Outcome::Done)
 }
 
@@ -118,7 +118,7 @@ pub(crate) async fn complete(tx: &mut Tx<'_>, lease: Lease) -> Result<bool> {
     let sql = "UPDATE selvedge.outbox SET state = 1
                WHERE id = (SELECT id FROM selvedge.outbox WHERE aggregate = $1 ORDER BY id LIMIT 1) AND state = 0";
     if tx.run(sql, params![aggregate]).await? == 1 {
-        tx.signals.outbox();
+        tx.news.outbox();
     }
     Ok(true)
 }
@@ -137,7 +137,7 @@ pub(crate) async fn fail(tx: &mut Tx<'_>, lease: Lease, reason: &str, retry: Ret
     let reason = words(reason);
     tx.run(&sql, params![lease.id, state, retry_at.map(|at| at.0), &*reason]).await?;
     tx.run("UPDATE selvedge.intent SET last_error = $2 WHERE intent_id = $1", params![id, &*reason]).await?;
-    tx.signals.outbox();
+    tx.news.outbox();
     Ok(Outcome::Failed { retry_at })
 }
 
@@ -153,7 +153,7 @@ pub(crate) async fn release(tx: &mut Tx<'_>, lease: Lease, delay: Duration) -> R
         .await?;
     let released = released.ok_or_else(|| lease.lost())?;
     note_attempts(tx, &[released]).await?;
-    tx.signals.outbox();
+    tx.news.outbox();
     Ok(Outcome::Done)
 }
 
@@ -179,7 +179,7 @@ pub(crate) async fn rescue(tx: &mut Tx<'_>) -> Result<u64> {
     );
     let rescued = tx.run(&sql, params![tx.given]).await?;
     if rescued > 0 {
-        tx.signals.outbox();
+        tx.news.outbox();
     }
     Ok(rescued)
 }

@@ -90,29 +90,31 @@ async fn page<T>(
 }
 
 async fn jobs(db: &Db<'_>, filter: &JobFilter) -> Result<Page<JobView>> {
-    let state = filter.state.map(|state| match state {
-        JobState::Ready => 0i16,
-        JobState::Running => 1,
-        JobState::Dead => 2,
-        JobState::Cancelled => 3,
-    });
-    let sql = "SELECT * FROM selvedge.job
-               WHERE id > $1 AND ($3::text IS NULL OR queue = $3) AND ($4::text IS NULL OR tenant = $4)
-                 AND ($5::smallint IS NULL OR state = $5)
-               ORDER BY id LIMIT $2";
+    let state = match filter.state {
+        None => "",
+        Some(JobState::Ready) => "AND state = 0 AND token IS NULL",
+        Some(JobState::Running) => "AND state = 0 AND token IS NOT NULL",
+        Some(JobState::Dead) => "AND state = 2",
+        Some(JobState::Cancelled) => "AND state = 3",
+    };
+    let sql = format!(
+        "SELECT * FROM selvedge.job
+         WHERE id > $1 AND ($3::text IS NULL OR queue = $3) AND ($4::text IS NULL OR tenant = $4) {state}
+         ORDER BY id LIMIT $2"
+    );
     let after = filter.after.map_or(0, |id| id.0);
-    let values = params![filter.queue, filter.tenant, state];
-    page(db, sql, after, filter.limit, values, |row| job(row).map(|view| (view.id.0, view))).await
+    let values = params![filter.queue, filter.tenant];
+    page(db, &sql, after, filter.limit, values, |row| job(row).map(|view| (view.id.0, view))).await
 }
 
 fn job(row: &Row) -> Result<JobView> {
     Ok(JobView {
         id: JobId(get(row, "id")?),
         queue: get(row, "queue")?,
-        state: match get::<i16>(row, "state")? {
-            0 => JobState::Ready,
-            1 => JobState::Running,
-            2 => JobState::Dead,
+        state: match (get::<i16>(row, "state")?, get::<Option<i64>>(row, "token")?) {
+            (0, None) => JobState::Ready,
+            (0, Some(_)) => JobState::Running,
+            (2, _) => JobState::Dead,
             _ => JobState::Cancelled,
         },
         priority: get(row, "priority")?,
@@ -150,10 +152,11 @@ async fn queues(db: &Db<'_>) -> Result<Vec<QueueStats>> {
     let paused = db.all("SELECT name FROM selvedge.queue WHERE paused", &[], |row| get::<String>(row, 0)).await?;
     let paused: HashSet<String> = paused.into_iter().collect();
     let sql = "
-        SELECT queue, tenant, count(*) FILTER (WHERE state = 0 AND run_at <= $1) AS ready,
-          count(*) FILTER (WHERE state = 0 AND run_at > $1) AS scheduled, count(*) FILTER (WHERE state = 1) AS running,
-          count(*) FILTER (WHERE state = 2) AS dead, min(run_at) FILTER (WHERE state = 0 AND run_at <= $1) AS oldest
-        FROM selvedge.job GROUP BY queue, tenant
+        SELECT queue, tenant, count(*) FILTER (WHERE ready AND run_at <= $1) AS ready,
+          count(*) FILTER (WHERE ready AND run_at > $1) AS scheduled,
+          count(*) FILTER (WHERE state = 0 AND NOT ready) AS running, count(*) FILTER (WHERE state = 2) AS dead,
+          min(run_at) FILTER (WHERE ready AND run_at <= $1) AS oldest
+        FROM (SELECT *, state = 0 AND token IS NULL AS ready FROM selvedge.job) AS job GROUP BY queue, tenant
         ORDER BY queue COLLATE \"C\", tenant COLLATE \"C\" NULLS FIRST";
     let jobs = |row: &Row, column: &str| Ok(u64::try_from(get::<i64>(row, column)?).unwrap_or(0));
     let read = |row: &Row| {

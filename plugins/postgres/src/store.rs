@@ -9,25 +9,28 @@ use std::{
 };
 
 use selvedge_core::{
-    Commit, Context, Result, Store,
+    BoxFuture, Commit, Context, Result, Store,
     idempotency::{Claim, ClaimRequest},
     store::{
         LeaseRequest, LeasedEvent, LeasedJob, Maintain, Maintained, Notice, Query, Receipt, RelayRequest, Rows,
         StoreCapabilities, StoreInfo, Subscription, Take, Taken, Watch,
-        hub::{Seat, Signal, Signals},
+        hub::{Seat, Signal},
     },
 };
 
 use crate::{
     apply,
-    connections::{Connections, Flush},
-    key, lease, maintain,
+    connections::Connections,
+    group::Groups,
+    key,
+    lease::{self, Found},
+    maintain,
     open::Builder,
     outbox, quota, read,
     schema::VERSION,
     topic,
-    tx::{Db, Tx, get},
-    wake::Bell,
+    tx::{Db, Flush, Tx, get},
+    wake::{Bell, News},
 };
 
 /// A Store in one schema of a PostgreSQL database. Clones share it; the last one to be dropped closes it.
@@ -38,6 +41,7 @@ pub struct PostgresStore(Arc<Inner>);
 struct Inner {
     connections: Connections,
     bell: Bell,
+    groups: Groups,
     listening: Arc<AtomicBool>,
     location: String,
     backend: String,
@@ -67,7 +71,7 @@ impl Drop for Task {
 pub struct Applied {
     receipt: Receipt,
     bell: Bell,
-    signals: Signals,
+    news: News,
 }
 
 impl Applied {
@@ -78,7 +82,7 @@ impl Applied {
 
     /// Wakes those who wait for what the transaction, which is now committed, made true.
     pub fn committed(self) -> Receipt {
-        self.bell.ring(self.signals);
+        self.bell.ring(self.news);
         self.receipt
     }
 }
@@ -101,12 +105,14 @@ impl PostgresStore {
         connections: Connections,
         bell: Bell,
         listening: Arc<AtomicBool>,
-        tasks: Vec<Task>,
+        mut tasks: Vec<Task>,
         location: String,
         version: String,
     ) -> Self {
         let backend = format!("PostgreSQL {version}");
-        Self(Arc::new(Inner { connections, bell, listening, location, backend, _tasks: tasks }))
+        let (groups, forming) = Groups::start(&connections, &bell);
+        tasks.extend(forming);
+        Self(Arc::new(Inner { connections, bell, groups, listening, location, backend, _tasks: tasks }))
     }
 
     /// Applies a commit within a transaction of your own, on a connection of your own to the same database: its operations
@@ -136,11 +142,12 @@ impl PostgresStore {
             schema: &connections.schema,
             operation: "store.commit",
             given: connections.given(),
+            alone: None,
         };
         let now = db.clock().await?;
-        let mut tx = Tx { db, now, signals: Signals::default() };
+        let mut tx = Tx { db, now, news: News::default() };
         let receipt = apply::apply(&mut tx, commit).await?;
-        Ok(Applied { receipt, bell: self.0.bell.clone(), signals: tx.signals })
+        Ok(Applied { receipt, bell: self.0.bell.clone(), news: tx.news })
     }
 
     /// Whether wake-ups of other processes arrive at once. Otherwise watchers poll: LISTEN was turned off, or its connection
@@ -160,10 +167,10 @@ impl PostgresStore {
         cx: &Context,
         operation: &'static str,
         flush: Flush,
-        work: impl for<'a, 'c> Fn(&'a mut Tx<'c>) -> selvedge_core::BoxFuture<'a, Result<T>> + Send + Sync + 'static,
+        work: impl for<'a, 'c> Fn(&'a mut Tx<'c>) -> BoxFuture<'a, Result<T>> + Send + Sync + 'static,
     ) -> Result<T> {
-        let (done, signals) = self.0.connections.write(cx, operation, flush, work).await?;
-        self.0.bell.ring(signals);
+        let (done, news) = self.0.connections.write(cx, operation, flush, work).await?;
+        self.0.bell.ring(news);
         Ok(done)
     }
 
@@ -200,7 +207,11 @@ impl Store for PostgresStore {
 
     async fn commit(&self, cx: &Context, commit: Commit) -> Result<Receipt> {
         commit.check()?;
-        let commit = Arc::new(commit);
+        let connections = &self.0.connections;
+        let commit = match self.0.groups.join(commit) {
+            Ok(answer) => return connections.bounded(cx, "store.commit", Groups::answer(answer)).await,
+            Err(commit) => Arc::new(commit),
+        };
         self.write(cx, "store.commit", Flush::Waits, move |tx| {
             let commit = commit.clone();
             Box::pin(async move { apply::apply(tx, &commit).await })
@@ -210,11 +221,21 @@ impl Store for PostgresStore {
 
     async fn lease(&self, cx: &Context, request: LeaseRequest) -> Result<Vec<LeasedJob>> {
         let request = Arc::new(request);
-        self.write(cx, "store.lease", Flush::Later, move |tx| {
-            let request = request.clone();
-            Box::pin(async move { lease::lease(tx, &request).await })
-        })
-        .await
+        let (connections, hints, wanted) = (self.0.connections.clone(), self.0.bell.hints.clone(), request.clone());
+        let leasing = async move {
+            let conn = connections.get("store.lease").await?;
+            lease::lease(&connections.alone(&conn, "store.lease", Flush::Later), &hints, &wanted).await
+        };
+        match self.0.connections.finish(cx, "store.lease", leasing).await? {
+            Found::Jobs(jobs) => Ok(jobs),
+            Found::Limited => {
+                self.write(cx, "store.lease", Flush::Later, move |tx| {
+                    let request = request.clone();
+                    Box::pin(async move { lease::lease_within_limits(tx, &request).await })
+                })
+                .await
+            }
+        }
     }
 
     async fn relay(&self, cx: &Context, request: RelayRequest) -> Result<Vec<LeasedEvent>> {

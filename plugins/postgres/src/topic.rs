@@ -22,7 +22,7 @@ pub(crate) async fn publish(tx: &mut Tx<'_>, topic: &str, payload: &[u8]) -> Res
         INSERT INTO selvedge.message (topic, cursor, published_at, payload) SELECT id, last, $2, $3 FROM place
         RETURNING cursor";
     let cursor = tx.one(sql, params![topic, tx.now.0, payload], |row| get(row, 0)).await?;
-    tx.signals.topic(topic);
+    tx.news.topic(topic);
     cursor.map(|cursor| Outcome::Published { cursor }).ok_or_else(|| gone("a topic gave no cursor"))
 }
 

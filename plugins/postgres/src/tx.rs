@@ -3,18 +3,37 @@
 use std::{borrow::Cow, ops::Deref, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use selvedge_core::{
-    Error, Result, Timestamp, TraceContext,
-    idempotency::Answer,
-    store::{Backoff, hub::Signals},
-};
+use futures_util::future::join3;
+use selvedge_core::{Error, Result, Timestamp, TraceContext, idempotency::Answer, store::Backoff};
 use tokio_postgres::{
     Client, Row,
     types::{FromSql, ToSql, Type},
 };
 use uuid::Uuid;
 
-use crate::error::{from_sql, unreadable};
+use crate::{
+    error::{from_sql, unanswered, unreadable},
+    wake::News,
+};
+
+/// How much a transaction is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flush {
+    /// It is on disk before the caller hears of it.
+    Waits,
+    /// A crash of the server may undo it: for what is done again then, such as a lease.
+    Later,
+}
+
+impl Flush {
+    /// The isolation is named because a server may have another default, and the statements rely on this one.
+    pub(crate) fn begin(self) -> &'static str {
+        match self {
+            Self::Waits => "BEGIN ISOLATION LEVEL READ COMMITTED",
+            Self::Later => "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = off",
+        }
+    }
+}
 
 /// One connection as the operations see it.
 ///
@@ -27,13 +46,16 @@ pub(crate) struct Db<'c> {
     pub(crate) operation: &'static str,
     /// What a test's clock shows; the server's own goes otherwise.
     pub(crate) given: Option<i64>,
+    /// Each statement is a transaction of its own, and one round trip; otherwise it belongs to the one that is open, or only
+    /// reads.
+    pub(crate) alone: Option<Flush>,
 }
 
 /// A write transaction: the moment it happens at, and whom to wake once it is committed.
 pub(crate) struct Tx<'c> {
     pub(crate) db: Db<'c>,
     pub(crate) now: Timestamp,
-    pub(crate) signals: Signals,
+    pub(crate) news: News,
 }
 
 impl<'c> Deref for Tx<'c> {
@@ -136,8 +158,24 @@ impl Db<'_> {
         params: &[Param<'_>],
         read: impl FnMut(&Row) -> Result<T>,
     ) -> Result<Vec<T>> {
-        let rows = self.client.query_typed(&self.schema.text(sql), params).await;
-        rows.map_err(|error| from_sql(self.operation, error))?.iter().map(read).collect()
+        let sql = self.schema.text(sql);
+        let rows = match self.alone {
+            None => self.client.query_typed(&sql, params).await.map_err(|error| from_sql(self.operation, error))?,
+            Some(flush) => self.rows_alone(flush, &sql, params).await?,
+        };
+        rows.iter().map(read).collect()
+    }
+
+    /// All three go out before the first is answered. A statement that fails turns COMMIT into ROLLBACK.
+    async fn rows_alone(&self, flush: Flush, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>> {
+        let begin = self.client.batch_execute(flush.begin());
+        let end = self.client.batch_execute("COMMIT");
+        let (begun, rows, ended) = join3(begin, self.client.query_typed(sql, params), end).await;
+        let unanswered = |error| unanswered(self.operation, error);
+        begun.map_err(unanswered)?;
+        let rows = rows.map_err(unanswered)?;
+        ended.map_err(unanswered)?;
+        Ok(rows)
     }
 
     /// The first row, if there is one.

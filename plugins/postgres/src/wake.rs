@@ -5,6 +5,7 @@
 //! most once in a few milliseconds. It is a hint: whoever misses one looks by itself a little later.
 
 use std::{
+    collections::{HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -14,12 +15,18 @@ use std::{
 
 use deadpool_postgres::Pool;
 use futures_util::StreamExt;
-use selvedge_core::store::hub::{Hub, Signal, Signals};
+use selvedge_core::store::{
+    NewJob,
+    hub::{Hub, Signals},
+};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio_postgres::{AsyncMessage, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::tx::{Schema, params};
+use crate::{
+    hints::Hints,
+    tx::{Schema, params},
+};
 
 /// After a NOTIFY the next waits this long: a burst of commits costs a few of them.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -29,43 +36,124 @@ const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::f
 /// what a crash kept from being told.
 const NET: Duration = Duration::from_secs(1);
 
+/// What a transaction made true, told once it is committed.
+#[derive(Debug, Default)]
+pub(crate) struct News {
+    /// When the first job is due that was added in this priority of this queue.
+    jobs: HashMap<(String, i16), i64>,
+    /// Something else changed in these queues.
+    queues: HashSet<String>,
+    topics: HashSet<String>,
+    outbox: bool,
+}
+
+impl News {
+    /// A job was added.
+    pub(crate) fn job(&mut self, job: &NewJob, due: i64) {
+        self.added(&job.queue, job.priority, due);
+    }
+
+    fn added(&mut self, queue: &str, priority: i16, due: i64) {
+        let earliest = self.jobs.entry((queue.into(), priority)).or_insert(due);
+        *earliest = due.min(*earliest);
+    }
+
+    /// Something changed in a queue.
+    pub(crate) fn queue(&mut self, queue: &str) {
+        if !self.queues.contains(queue) {
+            self.queues.insert(queue.into());
+        }
+    }
+
+    /// A topic has a message.
+    pub(crate) fn topic(&mut self, topic: &str) {
+        self.topics.insert(topic.into());
+    }
+
+    /// The outbox has an event.
+    pub(crate) fn outbox(&mut self) {
+        self.outbox = true;
+    }
+
+    fn is_empty(&self) -> bool {
+        self.jobs.is_empty() && self.queues.is_empty() && self.topics.is_empty() && !self.outbox
+    }
+
+    fn add(&mut self, other: Self) {
+        other.jobs.into_iter().for_each(|((queue, priority), due)| self.added(&queue, priority, due));
+        self.queues.extend(other.queues);
+        self.topics.extend(other.topics);
+        self.outbox |= other.outbox;
+    }
+
+    /// Whom it wakes.
+    fn signals(&self) -> Signals {
+        let mut signals = Signals::default();
+        self.jobs.keys().for_each(|(queue, _)| signals.queue(queue));
+        self.queues.iter().for_each(|queue| signals.queue(queue));
+        self.topics.iter().for_each(|topic| signals.topic(topic));
+        if self.outbox {
+            signals.outbox();
+        }
+        signals
+    }
+
+    /// The payloads of its NOTIFYs, with the sender's mark.
+    fn payloads(&self, mark: &str) -> Vec<String> {
+        let jobs = self.jobs.iter().map(|((queue, priority), due)| format!("{mark}j{priority},{due},{queue}"));
+        let queues = self.queues.iter().map(|queue| format!("{mark}q,{queue}"));
+        let topics = self.topics.iter().map(|topic| format!("{mark}t,{topic}"));
+        jobs.chain(queues).chain(topics).chain(self.outbox.then(|| format!("{mark}o,"))).collect()
+    }
+
+    /// What a payload tells, unless this process sent it.
+    fn heard(mark: &str, payload: &str) -> Option<Self> {
+        if payload.starts_with(mark) {
+            return None;
+        }
+        let (head, name) = payload.get(mark.len()..)?.split_once(',')?;
+        let mut news = Self::default();
+        match head {
+            "q" => news.queue(name),
+            "t" => news.topic(name),
+            "o" => news.outbox(),
+            _ => {
+                let (due, queue) = name.split_once(',')?;
+                news.added(queue, head.strip_prefix('j')?.parse().ok()?, due.parse().ok()?);
+            }
+        }
+        Some(news)
+    }
+}
+
 /// Tells watchers, in this process and in others, what became true.
 #[derive(Clone, Debug)]
 pub(crate) struct Bell {
     pub(crate) hub: Arc<Hub>,
-    pub(crate) posts: UnboundedSender<Signals>,
+    pub(crate) hints: Arc<Hints>,
+    /// To the notifier; none when other processes are not told.
+    pub(crate) posts: Option<UnboundedSender<News>>,
 }
 
 impl Bell {
-    pub(crate) fn ring(&self, signals: Signals) {
-        if signals.iter().next().is_some() {
-            self.hub.ring(signals.clone());
+    pub(crate) fn ring(&self, news: News) {
+        if news.is_empty() {
+            return;
+        }
+        self.tell(&news);
+        if let Some(posts) = &self.posts {
             // The notifier ends with the Store; then nobody is left to tell.
-            let _ = self.posts.send(signals);
+            let _ = posts.send(news);
         }
     }
-}
 
-/// A signal as the payload of a NOTIFY, with its sender's mark.
-fn payload(mark: &str, signal: &Signal) -> String {
-    match signal {
-        Signal::Queue(name) => format!("{mark}q{name}"),
-        Signal::Topic(name) => format!("{mark}t{name}"),
-        Signal::Outbox => format!("{mark}o"),
-    }
-}
-
-/// The signal in a payload, unless this process sent it.
-fn parse(mark: &str, payload: &str) -> Option<Signal> {
-    if payload.starts_with(mark) {
-        return None;
-    }
-    let rest = payload.get(mark.len()..)?;
-    match rest.split_at_checked(1)? {
-        ("q", name) => Some(Signal::Queue(name.into())),
-        ("t", name) => Some(Signal::Topic(name.into())),
-        ("o", "") => Some(Signal::Outbox),
-        _ => None,
+    /// Tells this process.
+    fn tell(&self, news: &News) {
+        news.jobs.iter().for_each(|((queue, priority), due)| self.hints.added(queue, *priority, *due));
+        news.queues.iter().for_each(|queue| self.hints.changed(queue));
+        if !self.hub.is_empty() {
+            self.hub.ring(news.signals());
+        }
     }
 }
 
@@ -75,12 +163,12 @@ pub(crate) fn mark() -> String {
 }
 
 /// Sends what commits signal, each signal once in a while however often it came.
-pub(crate) async fn notify(pool: Pool, schema: Schema, mark: String, mut posts: UnboundedReceiver<Signals>) {
+pub(crate) async fn notify(pool: Pool, schema: Schema, mark: String, mut posts: UnboundedReceiver<News>) {
     while let Some(mut batch) = posts.recv().await {
         while let Ok(more) = posts.try_recv() {
-            more.iter().for_each(|signal| batch.add(signal.clone()));
+            batch.add(more);
         }
-        let payloads: Vec<String> = batch.iter().map(|signal| payload(&mark, signal)).collect();
+        let payloads = batch.payloads(&mark);
         if let Err(error) = send(&pool, &schema, &payloads).await {
             tracing::debug!(%error, "others were not notified; they will look by themselves");
         }
@@ -109,12 +197,12 @@ pub(crate) async fn listen(
     tls: MakeRustlsConnect,
     schema: Schema,
     mark: String,
-    hub: Arc<Hub>,
+    bell: Bell,
     listening: Arc<AtomicBool>,
 ) {
     let mut pause = RECONNECT.0;
     loop {
-        match follow(&config, tls.clone(), &schema, &mark, &hub, &listening).await {
+        match follow(&config, tls.clone(), &schema, &mark, &bell, &listening).await {
             Ok(()) => tracing::debug!("the listening connection ended"),
             Err(error) => tracing::debug!(%error, "cannot listen"),
         }
@@ -132,7 +220,7 @@ async fn follow(
     tls: MakeRustlsConnect,
     schema: &Schema,
     mark: &str,
-    hub: &Hub,
+    bell: &Bell,
     listening: &AtomicBool,
 ) -> Result<(), tokio_postgres::Error> {
     let (client, mut connection) = config.connect(tls).await?;
@@ -145,14 +233,13 @@ async fn follow(
                 done?;
                 listening.store(true, Ordering::Release);
                 // What was told in the meantime was missed.
-                hub.ring_all();
+                bell.hints.all_changed();
+                bell.hub.ring_all();
             }
             message = messages.next() => match message {
                 Some(Ok(AsyncMessage::Notification(notice))) => {
-                    if let Some(signal) = parse(mark, notice.payload()) {
-                        let mut signals = Signals::default();
-                        signals.add(signal);
-                        hub.ring(signals);
+                    if let Some(news) = News::heard(mark, notice.payload()) {
+                        bell.tell(&news);
                     }
                 }
                 Some(Ok(_)) => (),
@@ -180,14 +267,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_signal_survives_its_way_and_its_sender_does_not_hear_it() {
-        for signal in [Signal::Queue("mäil".into()), Signal::Topic(String::new()), Signal::Outbox] {
-            let sent = payload("0123abcd", &signal);
-            assert_eq!(parse("ffffffff", &sent), Some(signal));
-            assert_eq!(parse("0123abcd", &sent), None);
-        }
-        for garbage in ["", "x", "0000000", "00000000", "00000000z", "00000000oops", "ääää"] {
-            assert_eq!(parse("ffffffff", garbage), None);
+    fn news_survive_their_way_and_their_sender_does_not_hear_them() {
+        let mut news = News::default();
+        news.added("mäil, fast", -7, 12);
+        news.added("mäil, fast", -7, 11);
+        news.queue("other,");
+        news.topic("t");
+        news.outbox();
+        let sent = news.payloads("0123abcd");
+        let mut heard = News::default();
+        sent.iter().for_each(|payload| heard.add(News::heard("ffffffff", payload).expect("it is read")));
+        assert_eq!(heard.jobs, HashMap::from([(("mäil, fast".to_owned(), -7), 11)]));
+        assert_eq!((heard.queues, heard.topics, heard.outbox), (news.queues, news.topics, true));
+        assert!(sent.iter().all(|payload| News::heard("0123abcd", payload).is_none()));
+        for garbage in
+            ["", "x", "0000000", "00000000", "00000000z", "00000000oops,", "00000000j1,x,q", "00000000j1,q", "ääää"]
+        {
+            assert!(News::heard("ffffffff", garbage).is_none(), "{garbage}");
         }
     }
 }

@@ -1,0 +1,237 @@
+//! Where the next claim may begin: after what this process has claimed, priority by priority.
+//!
+//! Jobs that were worked off leave the index only when no transaction can see them any more. A claim that began at the head
+//! of its queue would walk over all of them, again and again, for as long as one long transaction is open. So a claim begins
+//! where the last one ended, and a look back from the head finds what lies before: jobs of a smaller number that were
+//! committed late, leases that ran out, what other processes added without telling. Whoever adds a job tells its place, and
+//! claims begin there. All of it is a hint: a claim that comes short looks back before it says that nothing is there.
+//! (Brandur Leach, "Postgres Job Queues & Failure By MVCC", 2015, has the problem and the idea of a place to begin at.)
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// A job's place within its priority: due time, then number.
+pub(crate) type Place = (i64, i64);
+
+/// Even a queue that always has enough is looked through from its head this often.
+const PERIOD: Duration = Duration::from_secs(1);
+/// A look back that takes longer than this is dear: something keeps finished jobs in the index.
+const DEAR: Duration = Duration::from_millis(4);
+/// Looking back may take one part in so many of the time, once it is dear.
+const SHARE: u32 = 20;
+
+/// The hints of one process, for the queues that it leases from.
+#[derive(Debug, Default)]
+pub(crate) struct Hints(Mutex<HashMap<String, Queue>>);
+
+#[derive(Debug, Default)]
+struct Queue {
+    levels: BTreeMap<i16, Level>,
+    looked: Option<Instant>,
+    /// What the last looks took.
+    costs: [Option<Duration>; 3],
+    /// Something changed, and nobody knows where; or the queue has limits, which only a look shows.
+    stale: bool,
+    limited: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Level {
+    /// What lies up to here was claimed.
+    after: Place,
+    /// A job was added here since the last claim began.
+    added: Option<Place>,
+}
+
+/// Where a claim begins in one priority of one queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct After {
+    pub(crate) queue: String,
+    pub(crate) priority: i16,
+    pub(crate) place: Place,
+}
+
+impl Queue {
+    fn is_dear(&self) -> bool {
+        // All of the last ones: a single one may have waited for the processor.
+        self.costs.iter().all(|cost| cost.is_some_and(|cost| cost > DEAR))
+    }
+
+    fn wants_look(&self, short: bool) -> bool {
+        let Some(looked) = self.looked else { return true };
+        if self.limited {
+            return true;
+        }
+        let dearest = self.costs.iter().flatten().max().copied().unwrap_or_default();
+        let period = if self.is_dear() { PERIOD.max(dearest * SHARE) } else { PERIOD };
+        ((short || self.stale) && !self.is_dear()) || looked.elapsed() >= period
+    }
+}
+
+impl Hints {
+    fn queues(&self) -> MutexGuard<'_, HashMap<String, Queue>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether to look back before a claim (or after one that came `short`).
+    pub(crate) fn wants_look(&self, queues: &[String], short: bool) -> bool {
+        let known = self.queues();
+        queues.iter().any(|queue| known.get(queue).is_none_or(|queue| queue.wants_look(short)))
+    }
+
+    /// A look back begins: what is told from now on, it may not see.
+    pub(crate) fn look(&self, queues: &[String]) -> Instant {
+        let mut known = self.queues();
+        let now = Instant::now();
+        for queue in queues {
+            let queue = known.entry(queue.clone()).or_default();
+            queue.looked = Some(now);
+            queue.stale = false;
+        }
+        now
+    }
+
+    /// What a look back found: where each priority's first ready job is, and the queues with limits.
+    pub(crate) fn looked(&self, queues: &[String], since: Instant, first: &[After], limited: &[String]) {
+        let mut known = self.queues();
+        for name in queues {
+            let queue = known.entry(name.clone()).or_default();
+            queue.limited = limited.contains(name);
+            queue.costs.rotate_right(1);
+            queue.costs[0] = Some(since.elapsed());
+            // What was added in the meantime stays.
+            queue.levels.retain(|_, level| level.added.is_some());
+            for level in queue.levels.values_mut() {
+                level.after = level.added.unwrap_or(level.after);
+            }
+            for found in first.iter().filter(|found| &found.queue == name) {
+                let (due, id) = found.place;
+                let before = (due, id.saturating_sub(1));
+                let level = queue.levels.entry(found.priority).or_insert(Level { after: before, added: None });
+                level.after = level.after.min(before);
+            }
+        }
+    }
+
+    /// Where a claim begins, smaller priorities first.
+    pub(crate) fn begin(&self, queues: &[String]) -> Vec<After> {
+        let mut known = self.queues();
+        let mut begin = Vec::new();
+        for name in queues {
+            let Some(queue) = known.get_mut(name) else { continue };
+            for (priority, level) in &mut queue.levels {
+                level.after = level.added.take().map_or(level.after, |added| added.min(level.after));
+                begin.push(After { queue: name.clone(), priority: *priority, place: level.after });
+            }
+        }
+        begin.sort_by_key(|after| after.priority);
+        begin
+    }
+
+    /// A claim took this job.
+    pub(crate) fn claimed<'a>(&self, jobs: impl Iterator<Item = (&'a str, i16, Place)>) {
+        let mut known = self.queues();
+        for (queue, priority, place) in jobs {
+            if let Some(level) = known.get_mut(queue).and_then(|queue| queue.levels.get_mut(&priority)) {
+                level.after = level.after.max(place);
+            }
+        }
+    }
+
+    /// A job that is due then was added.
+    pub(crate) fn added(&self, queue: &str, priority: i16, due: i64) {
+        let place = (due, i64::MIN);
+        // Only queues that this process leases from are known.
+        if let Some(queue) = self.queues().get_mut(queue) {
+            let level = queue.levels.entry(priority).or_insert(Level { after: place, added: None });
+            level.added = Some(level.added.map_or(place, |added| added.min(place)));
+        }
+    }
+
+    /// Something changed in a queue.
+    pub(crate) fn changed(&self, queue: &str) {
+        if let Some(queue) = self.queues().get_mut(queue) {
+            queue.stale = true;
+        }
+    }
+
+    /// Notifications were missed.
+    pub(crate) fn all_changed(&self) {
+        self.queues().values_mut().for_each(|queue| queue.stale = true);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hints() -> (Hints, Vec<String>) {
+        (Hints::default(), vec!["q".into()])
+    }
+
+    fn at(priority: i16, place: Place) -> After {
+        After { queue: "q".into(), priority, place }
+    }
+
+    fn look(hints: &Hints, queues: &[String], first: &[After]) {
+        let since = hints.look(queues);
+        hints.looked(queues, since, first, &[]);
+    }
+
+    #[test]
+    fn a_claim_begins_where_the_last_one_ended() {
+        let (hints, queues) = hints();
+        assert!(hints.wants_look(&queues, false), "nothing is known at first");
+        look(&hints, &queues, &[at(0, (10, 5)), at(3, (1, 1))]);
+        assert!(!hints.wants_look(&queues, false));
+        assert!(hints.wants_look(&queues, true), "a cheap look is taken before saying that nothing is there");
+        assert_eq!(hints.begin(&queues), [at(0, (10, 4)), at(3, (1, 0))]);
+        hints.claimed([("q", 0, (10, 5)), ("q", 0, (11, 9))].into_iter());
+        assert_eq!(hints.begin(&queues), [at(0, (11, 9)), at(3, (1, 0))]);
+    }
+
+    #[test]
+    fn a_job_that_is_added_while_a_claim_runs_is_not_passed_over() {
+        let (hints, queues) = hints();
+        look(&hints, &queues, &[at(0, (10, 5))]);
+        hints.begin(&queues);
+        hints.added("q", 0, 7);
+        hints.added("q", -1, 8);
+        hints.claimed([("q", 0, (20, 9))].into_iter());
+        assert_eq!(hints.begin(&queues), [at(-1, (8, i64::MIN)), at(0, (7, i64::MIN))]);
+        // Nor by a look whose snapshot was older.
+        let since = hints.look(&queues);
+        hints.added("q", 0, 6);
+        hints.looked(&queues, since, &[], &[]);
+        assert_eq!(hints.begin(&queues), [at(0, (6, i64::MIN))]);
+    }
+
+    #[test]
+    fn a_dear_look_is_rationed_and_a_slow_one_alone_is_not() {
+        let (hints, queues) = hints();
+        let slow = |hints: &Hints| {
+            let since = hints.look(&queues);
+            hints.looked(&queues, since - DEAR * 2, &[], &[]);
+        };
+        slow(&hints);
+        slow(&hints);
+        assert!(hints.wants_look(&queues, true));
+        slow(&hints);
+        assert!(!hints.wants_look(&queues, true));
+        hints.changed("q");
+        assert!(!hints.wants_look(&queues, true));
+        look(&hints, &queues, &[]);
+        assert!(hints.wants_look(&queues, true));
+    }
+
+    #[test]
+    fn a_queue_with_limits_is_always_looked_at() {
+        let (hints, queues) = hints();
+        let since = hints.look(&queues);
+        hints.looked(&queues, since, &[], &queues);
+        assert!(hints.wants_look(&queues, false));
+    }
+}
