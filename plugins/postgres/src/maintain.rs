@@ -78,8 +78,6 @@ async fn shift_back(tx: &mut Tx<'_>, ahead: Timestamp) -> Result<()> {
         let sql = format!("UPDATE selvedge.{table} SET {until} = $1 WHERE {held} AND {from} > $1");
         tx.run(&sql, params![now]).await?;
     }
-    // They are looked at anew by the time that goes now.
-    tx.run("UPDATE selvedge.lease_batch SET until = least(until, $1)", params![now]).await?;
     tx.run("UPDATE selvedge.quota SET refilled_at = $1 WHERE refilled_at > $1", params![now]).await?;
     cron::recount(tx).await?;
     tx.news.outbox();

@@ -207,6 +207,7 @@ impl Store for PostgresStore {
 
     async fn commit(&self, cx: &Context, commit: Commit) -> Result<Receipt> {
         commit.check()?;
+        cx.check("store.commit")?;
         let connections = &self.0.connections;
         let commit = match self.0.groups.join(commit) {
             Ok(answer) => return connections.bounded(cx, "store.commit", Groups::answer(answer)).await,

@@ -105,7 +105,7 @@ BEGIN
     ) AS next;
   END IF;
   IF chosen IS NULL THEN RETURN; END IF;
-  INSERT INTO selvedge.lease_batch (token, until, jobs) VALUES (new_token, now + hold, numbers);
+  INSERT INTO selvedge.lease_batch (token, granted_at, until, jobs) VALUES (new_token, now, now + hold, numbers);
   RETURN QUERY UPDATE selvedge.job
     SET token = new_token, leased_at = now, leased_until = now + hold, owner = new_owner, attempt = attempt + 1
     WHERE ctid = ANY (chosen) RETURNING *;
@@ -121,7 +121,7 @@ BEGIN
     SELECT id FROM selvedge.job WHERE id = ANY (chosen) AND state = 0 AND token IS NULL FOR UPDATE SKIP LOCKED
   ) AS ready;
   IF free IS NULL THEN RETURN; END IF;
-  INSERT INTO selvedge.lease_batch (token, until, jobs) VALUES (new_token, now + hold, free);
+  INSERT INTO selvedge.lease_batch (token, granted_at, until, jobs) VALUES (new_token, now, now + hold, free);
   INSERT INTO selvedge.slot (job, token, queue, tenant)
     SELECT id, new_token, queue, tenant FROM selvedge.job WHERE id = ANY (free)
     ON CONFLICT (job) DO UPDATE SET token = excluded.token;
@@ -136,17 +136,19 @@ RETURNS TABLE (rescued_queue text, rescued_state smallint) LANGUAGE plpgsql
 SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 DECLARE now bigint := selvedge.clock(given);
 BEGIN
-  IF NOT EXISTS (SELECT 1 FROM selvedge.lease_batch WHERE until <= now) THEN RETURN; END IF;
+  -- A lease that was granted in the clock's future is over too: the clock has stepped back.
+  IF NOT EXISTS (SELECT 1 FROM selvedge.lease_batch WHERE until <= now)
+    AND NOT EXISTS (SELECT 1 FROM selvedge.lease_batch WHERE granted_at > now) THEN RETURN; END IF;
   RETURN QUERY WITH over AS MATERIALIZED (
-    SELECT batch.token, batch.jobs FROM selvedge.lease_batch AS batch WHERE batch.until <= now
-    ORDER BY batch.until LIMIT 500 FOR UPDATE SKIP LOCKED
+    SELECT batch.token, batch.jobs FROM selvedge.lease_batch AS batch WHERE batch.until <= now OR batch.granted_at > now
+    LIMIT 500 FOR UPDATE SKIP LOCKED
   ), held AS MATERIALIZED (
-    SELECT job.id, job.token, job.leased_until FROM over CROSS JOIN LATERAL unnest(over.jobs) AS wanted (id)
+    SELECT job.id, job.token, job.leased_until, job.leased_until <= now OR job.leased_at > now AS over FROM over CROSS JOIN LATERAL unnest(over.jobs) AS wanted (id)
     JOIN selvedge.job ON job.id = wanted.id AND job.token = over.token
   ), free AS MATERIALIZED (
     -- Who is locked is being completed, failed or extended by somebody else: it is looked at again in a second.
     SELECT job.id FROM held JOIN selvedge.job ON job.id = held.id AND job.token = held.token
-    WHERE job.leased_until <= now FOR UPDATE OF job SKIP LOCKED
+    WHERE job.leased_until <= now OR job.leased_at > now FOR UPDATE OF job SKIP LOCKED
   ), ended AS (
     UPDATE selvedge.job SET
       state = CASE WHEN cancel THEN 3 WHEN attempt >= max_attempts THEN 2 ELSE 0 END,
@@ -154,7 +156,7 @@ BEGIN
       cancel = false, last_error = 'the lease ran out', token = NULL, leased_at = NULL, leased_until = NULL, owner = NULL
     FROM free WHERE job.id = free.id RETURNING job.queue, job.state
   ), still AS MATERIALIZED (
-    SELECT held.token, min(CASE WHEN held.leased_until <= now THEN now + 1000000 ELSE held.leased_until END) AS until
+    SELECT held.token, min(CASE WHEN held.over THEN now + 1000000 ELSE held.leased_until END) AS until
     FROM held WHERE NOT EXISTS (SELECT 1 FROM free WHERE free.id = held.id) GROUP BY held.token
   ), kept AS (
     UPDATE selvedge.lease_batch AS batch SET until = still.until FROM still WHERE batch.token = still.token

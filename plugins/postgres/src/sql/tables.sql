@@ -44,10 +44,12 @@ CREATE UNIQUE INDEX job_unique ON selvedge.job (queue, unique_key) WHERE unique_
 -- that every lease would have to change.
 CREATE TABLE selvedge.lease_batch (
   token bigint PRIMARY KEY,
+  granted_at bigint NOT NULL,
   until bigint NOT NULL,
   jobs bigint[] NOT NULL
 ) WITH (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_cost_delay = 0);
 CREATE INDEX lease_batch_until ON selvedge.lease_batch (until);
+CREATE INDEX lease_batch_granted ON selvedge.lease_batch (granted_at);
 
 CREATE TABLE selvedge.queue (
   name text PRIMARY KEY,
