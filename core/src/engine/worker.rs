@@ -1,10 +1,20 @@
-use std::{collections::HashMap, fmt, panic::AssertUnwindSafe, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    fmt,
+    panic::AssertUnwindSafe,
+    pin::pin,
+    time::Duration,
+};
 
-use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
+use futures_util::{
+    FutureExt, StreamExt,
+    future::{Fuse, FusedFuture},
+    stream::FuturesUnordered,
+};
 
 use super::Engine;
 use crate::{
-    BoxFuture, CancelToken, Commit, Context, Error, ErrorKind, Result, Store,
+    BoxFuture, CancelToken, Commit, Context, Error, ErrorKind, Result, Store, Timestamp,
     store::{LeaseRequest, LeasedJob, Outcome, Receipt, Retry, Watch},
 };
 
@@ -46,6 +56,10 @@ pub struct WorkerOptions {
     pub queues: Vec<String>,
     /// Jobs at once.
     pub concurrency: usize,
+    /// Jobs leased ahead, so that a place that is free need not wait for the Store. They are given back, without counting an
+    /// attempt, when they were not begun within a third of `hold`, and when the worker drains. Default: 0, for then no
+    /// other worker waits for what this one has no place for.
+    pub prefetch: usize,
     /// How long a lease lasts; it is extended at a third of that while the handler runs.
     pub hold: Duration,
     /// How long it waits for a hint before it looks again.
@@ -62,6 +76,7 @@ impl WorkerOptions {
         Self {
             queues: vec![queue.into()],
             concurrency: concurrency.max(1),
+            prefetch: 0,
             hold: Duration::from_secs(30),
             poll: Duration::from_secs(1),
             owner: format!("pid:{}", std::process::id()),
@@ -70,56 +85,127 @@ impl WorkerOptions {
     }
 }
 
+/// After a job ends, a place within a queue's limits may be free: the Store is asked again, but not more often than this.
+const SETTLE: Duration = Duration::from_millis(2);
+
+/// A job that is leased and not begun.
+struct Waiting {
+    job: LeasedJob,
+    /// It is given back then.
+    until: Timestamp,
+}
+
 impl Engine {
     /// Leases jobs and gives them to `handler`, until `cx` is cancelled; then it takes no more, waits for the running ones
-    /// and gives back what did not end in time, without counting the attempt.
+    /// and gives back what did not begin or did not end in time, without counting the attempt.
     ///
     /// # Errors
     /// Those of the Store that do not pass by themselves.
     pub async fn work(&self, cx: &Context, options: &WorkerOptions, handler: &dyn JobHandler) -> Result<()> {
-        let store = self.store()?;
-        let mut hints = store.watch(cx, Watch::Jobs(options.queues.clone())).await?;
+        let mut hints = self.store()?.watch(cx, Watch::Jobs(options.queues.clone())).await?;
         let drain = CancelToken::new();
         let mut running = FuturesUnordered::new();
-        while !cx.cancel().is_cancelled() {
-            let free = options.concurrency - running.len();
-            let mut leased = 0;
-            if free > 0 {
-                let request = LeaseRequest {
-                    queues: options.queues.clone(),
-                    limit: free,
-                    hold: options.hold,
-                    owner: options.owner.clone(),
-                };
-                match store.lease(cx, request).await {
+        let mut waiting = VecDeque::new();
+        let (mut ask, mut asked) = (true, 0);
+        let mut leasing = pin!(Fuse::terminated());
+        let mut timer = self.clock().sleep(options.poll).fuse();
+        let mut settling = false;
+        let mut cancelled = pin!(cx.cancel().cancelled().fuse());
+        loop {
+            self.give_back_late(&mut waiting).await;
+            while running.len() < options.concurrency
+                && let Some(Waiting { job, .. }) = waiting.pop_front()
+            {
+                running.push(self.run(&drain, options, handler, job));
+            }
+            let room = (options.concurrency + options.prefetch).saturating_sub(running.len() + waiting.len());
+            // A few at a time would cost as much as many.
+            if ask && room > options.prefetch / 2 && leasing.is_terminated() {
+                (ask, asked) = (false, room);
+                leasing.set(self.lease_ahead(cx, options, room).fuse());
+            }
+            futures_util::select_biased! {
+                () = cancelled => break,
+                leased = leasing => match leased {
+                    // There may be more at once.
                     Ok(jobs) => {
-                        leased = jobs.len();
-                        running.extend(jobs.into_iter().map(|job| self.run(&drain, options, handler, job)));
+                        ask = jobs.len() == asked;
+                        waiting.extend(jobs);
+                        timer = self.clock().sleep(options.poll).fuse();
+                        settling = false;
                     }
-                    Err(error) if error.retryable() => tracing::warn!(%error, "the worker goes on after an error"),
-                    Err(_) if cx.cancel().is_cancelled() => break,
-                    Err(error) => return Err(error),
+                    Err(error) if passes(&error) => tracing::warn!(%error, "the worker goes on after an error"),
+                    Err(error) => {
+                        self.give_back(waiting).await;
+                        return Err(error);
+                    }
+                },
+                () = running.select_next_some() => {
+                    while running.next().now_or_never().flatten().is_some() {}
+                    if !settling && !ask {
+                        settling = true;
+                        timer = self.clock().sleep(SETTLE).fuse();
+                    }
+                }
+                hint = hints.next().fuse() => match hint {
+                    Some(_) => ask = true,
+                    None => return Err(Error::new(ErrorKind::Closed, "engine.work", "the Store was closed")),
+                },
+                () = timer => {
+                    (ask, settling) = (true, false);
+                    timer = self.clock().sleep(options.poll).fuse();
                 }
             }
-            if leased == free && free > 0 {
-                continue; // There may be more at once.
-            }
-            let hint = crate::clock::within(&**self.clock(), options.poll, hints.next());
-            let ended = async {
-                match running.next().await {
-                    Some(()) => (),
-                    None => std::future::pending().await,
-                }
-            };
-            let (ended, hint) = (std::pin::pin!(ended), std::pin::pin!(hint));
-            cx.cancel().until_cancelled(futures_util::future::select(ended, hint)).await;
         }
+        // What is being leased at this moment would otherwise be nobody's until its lease runs out.
+        if !leasing.is_terminated()
+            && let Some(Ok(jobs)) = crate::clock::within(&**self.clock(), options.drain, leasing).await
+        {
+            waiting.extend(jobs);
+        }
+        self.give_back(waiting).await;
         let rest = async { while running.next().await.is_some() {} };
         if crate::clock::within(&**self.clock(), options.drain, rest).await.is_none() {
             drain.cancel();
             while running.next().await.is_some() {}
         }
         Ok(())
+    }
+
+    async fn lease_ahead(&self, cx: &Context, options: &WorkerOptions, limit: usize) -> Result<Vec<Waiting>> {
+        let request =
+            LeaseRequest { queues: options.queues.clone(), limit, hold: options.hold, owner: options.owner.clone() };
+        // Begun before the lease, so that it ends before.
+        let until = self.clock().now() + options.hold / 3;
+        // A worker that is told to stop in the middle of this still has to give back what it gets.
+        let jobs = self.store()?.lease(&cx.clone().with_cancel(CancelToken::new()), request).await?;
+        Ok(jobs.into_iter().map(|job| Waiting { job, until }).collect())
+    }
+
+    /// Gives back what has waited for so long that its lease could run out before a heartbeat.
+    async fn give_back_late(&self, waiting: &mut VecDeque<Waiting>) {
+        // They are in the order in which they were leased.
+        if waiting.front().is_some_and(|first| first.until <= self.clock().now()) {
+            let now = self.clock().now();
+            let late = waiting.iter().take_while(|job| job.until <= now).count();
+            self.give_back(waiting.drain(..late).collect()).await;
+        }
+    }
+
+    /// All at once; one after the other if one of them is lost.
+    async fn give_back(&self, waiting: VecDeque<Waiting>) {
+        if waiting.is_empty() {
+            return;
+        }
+        let release = |commit: Commit, job: &Waiting| commit.release(job.job.lease, Duration::ZERO);
+        if self.store_commit(&Context::new(), waiting.iter().fold(Commit::new(), release)).await.is_ok() {
+            return;
+        }
+        for job in waiting {
+            if let Err(error) = self.store_commit(&Context::new(), release(Commit::new(), &job)).await {
+                tracing::warn!(job = %job.job.id, %error, "a job that was not begun waits for its lease to run out");
+            }
+        }
     }
 
     /// Runs one job to its end and keeps what became of it. Nothing here fails the worker.
@@ -201,6 +287,11 @@ impl Engine {
             }
         }
     }
+}
+
+/// Whether a lease may go well a little later, whatever became of this one: what nobody received runs out by itself.
+fn passes(error: &Error) -> bool {
+    error.retryable() || matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Busy | ErrorKind::DeadlineExceeded)
 }
 
 fn failed(lease: crate::store::Lease, error: &Error) -> Commit {
