@@ -77,16 +77,24 @@ pub(crate) fn unanswered(operation: &'static str, error: Sql) -> Error {
         .caused_by(error)
 }
 
+fn code(error: &Error) -> Option<&SqlState> {
+    error.source().and_then(|source| source.downcast_ref::<Sql>()).and_then(Sql::code)
+}
+
 /// Whether the transaction met another one and may simply be run again.
 pub(crate) fn is_conflict(error: &Error) -> bool {
-    let code = error.source().and_then(|source| source.downcast_ref::<Sql>()).and_then(Sql::code);
-    code.is_some_and(|code| [SqlState::T_R_SERIALIZATION_FAILURE, SqlState::T_R_DEADLOCK_DETECTED].contains(code))
+    code(error)
+        .is_some_and(|code| [SqlState::T_R_SERIALIZATION_FAILURE, SqlState::T_R_DEADLOCK_DETECTED].contains(code))
+}
+
+/// Whether another transaction held a row for longer than this one may wait.
+pub(crate) fn is_locked(error: &Error) -> bool {
+    code(error) == Some(&SqlState::LOCK_NOT_AVAILABLE)
 }
 
 /// Whether the server refused the statement, so that nothing of its transaction happened.
 pub(crate) fn is_refused(error: &Error) -> bool {
-    let source = error.source().and_then(|source| source.downcast_ref::<Sql>());
-    error.kind() != ErrorKind::Unavailable && source.is_some_and(|source| source.code().is_some())
+    error.kind() != ErrorKind::Unavailable && code(error).is_some()
 }
 
 /// The same error, for each of those whose work was done together.
@@ -103,8 +111,7 @@ pub(crate) fn copy(error: &Error) -> Error {
 
 /// Whether a unique index refused a row.
 pub(crate) fn is_duplicate(error: &Error) -> bool {
-    let code = error.source().and_then(|source| source.downcast_ref::<Sql>()).and_then(Sql::code);
-    code == Some(&SqlState::UNIQUE_VIOLATION)
+    code(error) == Some(&SqlState::UNIQUE_VIOLATION)
 }
 
 /// A stored value that this version cannot read.

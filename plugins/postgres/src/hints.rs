@@ -83,25 +83,23 @@ impl Hints {
     }
 
     /// A look back begins: what is told from now on, it may not see.
-    pub(crate) fn look(&self, queues: &[String]) -> Instant {
-        let mut known = self.queues();
-        let now = Instant::now();
+    pub(crate) fn look(&self, queues: &[String]) {
+        let (mut known, now) = (self.queues(), Instant::now());
         for queue in queues {
             let queue = known.entry(queue.clone()).or_default();
             queue.looked = Some(now);
             queue.stale = false;
         }
-        now
     }
 
-    /// What a look back found: where each priority's first ready job is, and the queues with limits.
-    pub(crate) fn looked(&self, queues: &[String], since: Instant, first: &[After], limited: &[String]) {
+    /// What a look back found: where each priority's first ready job is, and the queues with limits. `cost` is what it took.
+    pub(crate) fn looked(&self, queues: &[String], cost: Duration, first: &[After], limited: &[String]) {
         let mut known = self.queues();
         for name in queues {
             let queue = known.entry(name.clone()).or_default();
             queue.limited = limited.contains(name);
             queue.costs.rotate_right(1);
-            queue.costs[0] = Some(since.elapsed());
+            queue.costs[0] = Some(cost);
             // What was added in the meantime stays.
             queue.levels.retain(|_, level| level.added.is_some());
             for level in queue.levels.values_mut() {
@@ -177,8 +175,8 @@ mod tests {
     }
 
     fn look(hints: &Hints, queues: &[String], first: &[After]) {
-        let since = hints.look(queues);
-        hints.looked(queues, since, first, &[]);
+        hints.look(queues);
+        hints.looked(queues, Duration::ZERO, first, &[]);
     }
 
     #[test]
@@ -203,9 +201,9 @@ mod tests {
         hints.claimed([("q", 0, (20, 9))].into_iter());
         assert_eq!(hints.begin(&queues), [at(-1, (8, i64::MIN)), at(0, (7, i64::MIN))]);
         // Nor by a look whose snapshot was older.
-        let since = hints.look(&queues);
+        hints.look(&queues);
         hints.added("q", 0, 6);
-        hints.looked(&queues, since, &[], &[]);
+        hints.looked(&queues, Duration::ZERO, &[], &[]);
         assert_eq!(hints.begin(&queues), [at(0, (6, i64::MIN))]);
     }
 
@@ -213,8 +211,8 @@ mod tests {
     fn a_dear_look_is_rationed_and_a_slow_one_alone_is_not() {
         let (hints, queues) = hints();
         let slow = |hints: &Hints| {
-            let since = hints.look(&queues);
-            hints.looked(&queues, since - DEAR * 2, &[], &[]);
+            hints.look(&queues);
+            hints.looked(&queues, DEAR * 2, &[], &[]);
         };
         slow(&hints);
         slow(&hints);
@@ -230,8 +228,8 @@ mod tests {
     #[test]
     fn a_queue_with_limits_is_always_looked_at() {
         let (hints, queues) = hints();
-        let since = hints.look(&queues);
-        hints.looked(&queues, since, &[], &queues);
+        hints.look(&queues);
+        hints.looked(&queues, Duration::ZERO, &[], &queues);
         assert!(hints.wants_look(&queues, false));
     }
 }

@@ -1,5 +1,7 @@
 //! Idempotency keys.
 
+use std::time::Duration;
+
 use selvedge_core::{
     Error, ErrorKind, Result, Timestamp,
     idempotency::{Answer, Claim, ClaimRequest, RecoveryPoint, Ticket},
@@ -7,7 +9,10 @@ use selvedge_core::{
 };
 use tokio_postgres::Row;
 
-use crate::tx::{Db, Tx, answer, count, get, headers, micros, optional_bytes, params};
+use crate::{
+    error::is_locked,
+    tx::{Db, Tx, answer, count, get, headers, micros, optional_bytes, params},
+};
 
 const HELD: &str = "scope = $1 AND key = $2 AND token = $3 AND claimed_until > $4 AND claimed_at <= $4";
 
@@ -55,9 +60,12 @@ pub(crate) async fn claim(db: &Db<'_>, request: &ClaimRequest) -> Result<Claim> 
     for _ in 0..TRIES {
         let fingerprint = &request.fingerprint.0[..];
         let params = params![key.scope, key.key, fingerprint, token, hold, retention, db.given];
-        let found = db.one(CLAIM, params, |row| read(row, request, token)).await?;
-        if let Some(claim) = found.flatten() {
-            return Ok(claim);
+        match db.one(CLAIM, params, |row| read(row, request, token)).await {
+            Ok(Some(Some(claim))) => return Ok(claim),
+            Ok(_) => (),
+            // Whoever holds the row is about to settle the key, or to lose it.
+            Err(error) if is_locked(&error) => return Ok(Claim::InFlight { retry_after: Duration::from_secs(1) }),
+            Err(error) => return Err(error),
         }
     }
     Err(Error::new(ErrorKind::Busy, db.operation, "the key changes hands faster than it can be claimed")

@@ -249,8 +249,12 @@ impl Store for PostgresStore {
     }
 
     async fn claim(&self, cx: &Context, request: ClaimRequest) -> Result<Claim> {
-        let connections = &self.0.connections;
-        connections.read(cx, "store.claim", |db| Box::pin(async move { key::claim(db, &request).await })).await
+        let connections = self.0.connections.clone();
+        let claiming = async move {
+            let conn = connections.get("store.claim").await?;
+            key::claim(&connections.alone(&conn, "store.claim", Flush::Soon), &request).await
+        };
+        self.0.connections.finish(cx, "store.claim", claiming).await
     }
 
     async fn take(&self, cx: &Context, request: Take) -> Result<Taken> {

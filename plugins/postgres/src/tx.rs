@@ -23,6 +23,8 @@ pub(crate) enum Flush {
     Waits,
     /// A crash of the server may undo it: for what is done again then, such as a lease.
     Later,
+    /// It is on disk, and waits a second at most for rows that another transaction holds.
+    Soon,
 }
 
 impl Flush {
@@ -31,6 +33,7 @@ impl Flush {
         match self {
             Self::Waits => "BEGIN ISOLATION LEVEL READ COMMITTED",
             Self::Later => "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = off",
+            Self::Soon => "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '1s'",
         }
     }
 }

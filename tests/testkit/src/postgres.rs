@@ -117,6 +117,11 @@ impl Cluster {
         self.is_ready()
     }
 
+    /// The port it listens on, on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The URL of its database `postgres`.
     pub fn url(&self) -> String {
         format!("postgres://postgres@127.0.0.1:{}/postgres?sslmode=disable", self.port)
@@ -137,7 +142,7 @@ impl Drop for Cluster {
 }
 
 /// PostgreSQL refuses to run as root: then it runs as the user that its package made.
-fn unprivileged() -> Command {
+pub(crate) fn unprivileged() -> Command {
     let root = Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.trim_ascii() == b"0");
     if !root {
         return Command::new("env");

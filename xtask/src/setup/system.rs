@@ -20,7 +20,7 @@ pub(crate) struct Need {
 }
 
 /// What every chore needs.
-pub(crate) static BASE: [Need; 7] = [
+pub(crate) static BASE: [Need; 8] = [
     Need {
         name: "cmake",
         why: "configures llama.cpp",
@@ -58,6 +58,13 @@ pub(crate) static BASE: [Need; 7] = [
             on_path("initdb").is_some()
                 || std::fs::read_dir("/usr/lib/postgresql").is_ok_and(|mut found| found.next().is_some())
         },
+    },
+    Need {
+        name: "PgBouncer",
+        why: "tests reach PostgreSQL through it too",
+        debian: "pgbouncer",
+        homebrew: "pgbouncer",
+        present: || on_path("pgbouncer").is_some() || std::path::Path::new("/usr/sbin/pgbouncer").is_file(),
     },
     Need {
         name: "python3",
