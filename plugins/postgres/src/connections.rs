@@ -5,11 +5,11 @@ use std::{sync::Arc, time::Duration};
 use deadpool_postgres::{Object, Pool, PoolError};
 use selvedge_core::{BoxFuture, Clock, Context, Error, ErrorKind, Result, Timestamp};
 use tokio::runtime::Handle;
-use tokio_postgres::SimpleQueryMessage;
+use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::{
-    error::{closed, from_sql, is_conflict, unanswered},
-    tx::{Db, Flush, Schema, Tx},
+    error::{closed, from_sql, is_conflict, is_locked, unanswered},
+    tx::{Db, Flush, Schema, Tx, params},
     wake::News,
 };
 
@@ -23,11 +23,14 @@ pub(crate) struct Connections {
     pub(crate) schema: Schema,
     pub(crate) clock: Option<Arc<dyn Clock>>,
     pub(crate) runtime: Handle,
+    /// For how many days completed jobs are kept.
+    pub(crate) history: Option<u32>,
 }
 
 impl Connections {
-    pub(crate) fn db<'c>(&'c self, conn: &'c Object, operation: &'static str) -> Db<'c> {
-        Db { client: conn, schema: &self.schema, operation, given: self.given(), alone: None }
+    pub(crate) fn db<'c>(&'c self, client: &'c Client, operation: &'static str) -> Db<'c> {
+        let (given, keep) = (self.given(), self.history.is_some());
+        Db { client, schema: &self.schema, operation, given, alone: None, keep }
     }
 
     /// What a test's clock shows.
@@ -102,6 +105,20 @@ impl Connections {
     /// For statements of which each is a transaction of its own.
     pub(crate) fn alone<'c>(&'c self, conn: &'c Object, operation: &'static str, flush: Flush) -> Db<'c> {
         Db { alone: Some(flush), ..self.db(conn, operation) }
+    }
+
+    /// Makes room for today's completed jobs and drops the days that are over, where a history is kept. A transaction of its
+    /// own: it changes tables, and waits for nobody who uses them.
+    pub(crate) async fn turn_history(&self) -> Result<()> {
+        let Some(days) = self.history else { return Ok(()) };
+        let conn = self.get("store.maintain").await?;
+        let db = self.alone(&conn, "store.maintain", Flush::Soon);
+        let sql = "SELECT selvedge.turn_history($1, $2)";
+        match db.all(sql, params![i64::from(days), db.given], |_| Ok(())).await {
+            // At the next tick, then.
+            Err(error) if is_locked(&error) || is_conflict(&error) => Ok(()),
+            done => done.map(drop),
+        }
     }
 
     /// Writes in one transaction, which is run again when it met another one; with whom to wake.

@@ -91,9 +91,10 @@ pub(crate) async fn complete(db: &Db<'_>, leases: &[Lease], given: Option<i64>) 
     }
     let ids = leases.iter().map(|lease| lease.id).collect::<Vec<_>>();
     let tokens = leases.iter().map(|lease| lease.token).collect::<Vec<_>>();
-    let sql = "SELECT * FROM selvedge.complete_many($1, $2, $3)";
+    let sql = "SELECT * FROM selvedge.complete_many($1, $2, $3, $4)";
     let read = |row: &Row| Ok((get::<i64>(row, 0)?, get::<i64>(row, 1)?));
-    let mut ended: HashSet<(i64, i64)> = db.all(sql, params![ids, tokens, given], read).await?.into_iter().collect();
+    let mut ended: HashSet<(i64, i64)> =
+        db.all(sql, params![ids, tokens, given, db.keep], read).await?.into_iter().collect();
     // A lease that is named twice ends its job once.
     Ok(leases.iter().copied().filter(|lease| !ended.remove(&(lease.id, lease.token))).collect())
 }

@@ -31,16 +31,16 @@ pub(crate) enum Found {
 /// Leases from queues without limits: a claim from where the last one ended, and a look back when it comes short.
 pub(crate) async fn lease(db: &Db<'_>, hints: &Hints, request: &LeaseRequest) -> Result<Found> {
     let queues = distinct(request);
-    let mut leased: Vec<LeasedJob> = Vec::new();
+    let mut leased: Vec<(i64, LeasedJob)> = Vec::new();
     if request.limit == 0 {
-        return Ok(Found::Jobs(leased));
+        return Ok(Found::Jobs(Vec::new()));
     }
     let (mut looked, mut short) = (false, false);
     loop {
         if !looked && hints.wants_look(&queues, short) {
             looked = true;
             if look_back(db, hints, &queues).await? {
-                return Ok(if leased.is_empty() { Found::Limited } else { Found::Jobs(leased) });
+                return Ok(if leased.is_empty() { Found::Limited } else { Found::Jobs(in_order(leased)) });
             }
         }
         let begin = hints.begin(&queues);
@@ -48,7 +48,7 @@ pub(crate) async fn lease(db: &Db<'_>, hints: &Hints, request: &LeaseRequest) ->
             leased.extend(claim(db, hints, &begin, request, request.limit - leased.len()).await?);
         }
         if leased.len() >= request.limit || looked || !hints.wants_look(&queues, true) {
-            return Ok(Found::Jobs(leased));
+            return Ok(Found::Jobs(in_order(leased)));
         }
         short = true;
     }
@@ -92,7 +92,7 @@ async fn claim(
     begin: &[After],
     request: &LeaseRequest,
     most: usize,
-) -> Result<Vec<LeasedJob>> {
+) -> Result<Vec<(i64, LeasedJob)>> {
     let sql = "SELECT * FROM selvedge.claim($1, $2, $3, $4, $5, $6, $7, $8, $9) /* selvedge claim */";
     let hold = micros(request.hold.min(LeaseRequest::MAX_HOLD));
     let claimed = db
@@ -112,9 +112,8 @@ async fn claim(
             leased_job,
         )
         .await?;
-    let claimed = in_order(claimed);
     hints.claimed(claimed.iter().map(|(due, job)| (job.queue.as_str(), job.priority, (*due, job.id.0))));
-    Ok(claimed.into_iter().map(|(_, job)| job).collect())
+    Ok(claimed)
 }
 
 /// One token for all jobs of a claim: it is never given again, and with the job's number it names this lease and no other.
@@ -122,10 +121,10 @@ fn token() -> i64 {
     fastrand::i64(..)
 }
 
-/// RETURNING promises no order.
-fn in_order(mut jobs: Vec<(i64, LeasedJob)>) -> Vec<(i64, LeasedJob)> {
+/// RETURNING promises no order, and what a look back found comes last.
+fn in_order(mut jobs: Vec<(i64, LeasedJob)>) -> Vec<LeasedJob> {
     jobs.sort_unstable_by_key(|(due, job)| (job.priority, *due, job.id.0));
-    jobs
+    jobs.into_iter().map(|(_, job)| job).collect()
 }
 
 /// A job as it was just leased, and when it was due. The columns of the table, by number: a name is looked up for each row.
@@ -214,8 +213,7 @@ pub(crate) async fn lease_within_limits(tx: &mut Tx<'_>, request: &LeaseRequest)
     let ids = places.iter().map(|(_, _, id)| *id).collect::<Vec<_>>();
     let sql = "SELECT * FROM selvedge.claim_chosen($1, $2, $3, $4, $5)";
     let leased = tx.all(sql, params![ids, hold, token(), &*words(&request.owner), tx.now.0], leased_job).await?;
-    let leased = in_order(leased);
-    Ok(leased.into_iter().map(|(_, job)| job).collect())
+    Ok(in_order(leased))
 }
 
 /// Which queues are paused, and their limits. Whoever leases from a queue with a limit holds its row until the end, so that

@@ -50,6 +50,7 @@ pub struct Builder {
     poll: Duration,
     listen: bool,
     notify: bool,
+    history: Option<u32>,
     clock: Option<Arc<dyn Clock>>,
 }
 
@@ -63,6 +64,7 @@ impl Builder {
             poll: Duration::from_millis(250),
             listen: true,
             notify: true,
+            history: None,
             clock: None,
         }
     }
@@ -101,6 +103,13 @@ impl Builder {
     /// Sets how often watchers look by themselves while nobody listens. Default: 250 ms.
     pub fn poll(mut self, interval: Duration) -> Self {
         self.poll = interval.max(Duration::from_millis(1));
+        self
+    }
+
+    /// Keeps completed jobs for this many days in the table `job_history`, which has a partition for each day. Otherwise they are
+    /// gone. Housekeeping ([`maintain`](selvedge_core::Store::maintain)) makes the partitions and drops them.
+    pub fn history(mut self, days: u32) -> Self {
+        self.history = Some(days);
         self
     }
 
@@ -150,8 +159,10 @@ impl Builder {
             .build()
             .map_err(|error| Error::new(ErrorKind::Internal, OPERATION, "the pool cannot be built").caused_by(error))?;
         let schema = Schema::new(&self.schema);
-        let connections = Connections { pool, schema: schema.clone(), clock: self.clock.clone(), runtime };
+        let (clock, history) = (self.clock.clone(), self.history);
+        let connections = Connections { pool, schema: schema.clone(), clock, runtime, history };
         let version = migrate(&connections).await?;
+        connections.turn_history().await?;
 
         let hub = Arc::new(Hub::default());
         let listening = Arc::new(AtomicBool::new(false));

@@ -137,13 +137,7 @@ impl PostgresStore {
     pub async fn apply(&self, tx: &tokio_postgres::Transaction<'_>, commit: &Commit) -> Result<Applied> {
         commit.check()?;
         let connections = &self.0.connections;
-        let db = Db {
-            client: tx.client(),
-            schema: &connections.schema,
-            operation: "store.commit",
-            given: connections.given(),
-            alone: None,
-        };
+        let db = connections.db(tx.client(), "store.commit");
         let now = db.clock().await?;
         let mut tx = Tx { db, now, news: News::default() };
         let receipt = apply::apply(&mut tx, commit).await?;
@@ -301,10 +295,12 @@ impl Store for PostgresStore {
     }
 
     async fn maintain(&self, cx: &Context, request: Maintain) -> Result<Maintained> {
-        self.write(cx, "store.maintain", Flush::Waits, move |tx| {
+        let done = self.write(cx, "store.maintain", Flush::Waits, move |tx| {
             Box::pin(async move { maintain::maintain(tx, &request).await })
-        })
-        .await
+        });
+        let done = done.await?;
+        self.0.connections.turn_history().await?;
+        Ok(done)
     }
 }
 

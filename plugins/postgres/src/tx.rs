@@ -52,6 +52,8 @@ pub(crate) struct Db<'c> {
     /// Each statement is a transaction of its own, and one round trip; otherwise it belongs to the one that is open, or only
     /// reads.
     pub(crate) alone: Option<Flush>,
+    /// Completed jobs go into the history.
+    pub(crate) keep: bool,
 }
 
 /// A write transaction: the moment it happens at, and whom to wake once it is committed.

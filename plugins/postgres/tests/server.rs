@@ -12,13 +12,14 @@ use std::{
 
 use selvedge_core::{
     Commit, Context, ErrorKind, Store,
-    store::{JobFilter, LeaseRequest, NewJob, Notice, Start, StoreExt, Watch},
+    idempotency::{Answer, Claim, ClaimRequest, Fingerprint, IdempotencyKey},
+    store::{JobFilter, LeaseRequest, Maintain, NewJob, Notice, Start, StoreExt, Watch},
 };
 use selvedge_postgres::{
     PostgresStore,
     tokio_postgres::{self, NoTls},
 };
-use selvedge_testkit::postgres::Cluster;
+use selvedge_testkit::{ManualClock, postgres::Cluster};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -147,6 +148,182 @@ async fn many_that_open_at_once_migrate_once() {
     for store in opened.collect::<Vec<_>>() {
         store.await.unwrap().expect("opens");
     }
+}
+
+#[tokio::test]
+async fn a_claim_changes_no_index() {
+    let Some(cluster) = &*CLUSTER else { return };
+    let (schema, cx) = (cluster.schema(), Context::new());
+    let (store, own) = (open(cluster, &schema).await, client(cluster).await);
+    let jobs = (0..1_000).map(|_| NewJob::new("work", vec![7; 100]));
+    store.commit(&cx, Commit::new().enqueue(jobs)).await.unwrap();
+    let mut leased = 0;
+    while leased < 1_000 {
+        leased += store.lease(&cx, LeaseRequest::new("work", 100)).await.unwrap().len();
+    }
+    let counts = format!(
+        "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE schemaname = '{schema}' AND relname = 'job'"
+    );
+    let begun = Instant::now();
+    loop {
+        // The server counts now and then.
+        let row = own.query_one(&counts, &[]).await.unwrap();
+        let (updated, heap_only): (i64, i64) = (row.get(0), row.get(1));
+        if updated >= 1_000 {
+            assert!(heap_only >= 950, "{heap_only} of {updated} were heap-only");
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "only {updated} updates were counted");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_history_is_kept_by_the_day() {
+    let Some(cluster) = &*CLUSTER else { return };
+    let (schema, cx) = (cluster.schema(), Context::new());
+    // 15 January 2027, 8:00.
+    let clock = Arc::new(ManualClock::default());
+    let builder = PostgresStore::builder(cluster.url()).schema(&schema).clock(clock.clone()).history(2);
+    let store = builder.open().await.expect("opens");
+    let own = client(cluster).await;
+    for _ in 0..5 {
+        store.enqueue(&cx, NewJob::new("work", "x").tenant("acme")).await.unwrap();
+        let jobs = store.lease(&cx, LeaseRequest::new("work", 9)).await.unwrap();
+        store.commit(&cx, Commit::new().complete(jobs[0].lease)).await.unwrap();
+        clock.advance(Duration::from_secs(86_400));
+        store.maintain(&cx, Maintain::default()).await.unwrap();
+    }
+    // Five days on, there are jobs of the last two days and room for today and tomorrow.
+    let days = own
+        .query(
+            &format!("SELECT tableoid::regclass::text, count(*) FROM {schema}.job_history GROUP BY 1 ORDER BY 1"),
+            &[],
+        )
+        .await
+        .unwrap();
+    let days: Vec<(String, i64)> = days.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let day = |date: &str| (format!("{schema}.job_history_{date}"), 1i64);
+    assert_eq!(days, [day("20270118"), day("20270119")]);
+    let parts = "SELECT count(*) FROM pg_inherits WHERE inhparent = $1::text::regclass";
+    let parts = own.query_one(parts, &[&format!("{schema}.job_history")]).await.unwrap();
+    assert_eq!(parts.get::<_, i64>(0), 5, "two days, today, tomorrow, and the rest");
+}
+
+/// Buffers that one claim of one job after `place` touches; nothing is kept of it.
+async fn buffers(own: &tokio_postgres::Client, schema: &str, place: (i64, i64)) -> i64 {
+    own.batch_execute("BEGIN").await.unwrap();
+    let sql = format!(
+        "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON)
+         SELECT * FROM {schema}.claim('{{work}}', '{{0}}', '{{{}}}', '{{{}}}', 1, 1000000, 1, 'test')",
+        place.0, place.1
+    );
+    let told = own.simple_query(&sql).await.unwrap();
+    own.batch_execute("ROLLBACK").await.unwrap();
+    let text = told.iter().find_map(|message| match message {
+        tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0),
+        _ => None,
+    });
+    let plan: serde_json::Value = serde_json::from_str(text.unwrap()).unwrap();
+    let of = |name: &str| plan[0]["Plan"][name].as_i64().unwrap();
+    of("Shared Hit Blocks") + of("Shared Read Blocks")
+}
+
+#[tokio::test]
+async fn a_long_transaction_does_not_make_claims_dear() {
+    let Some(cluster) = &*CLUSTER else { return };
+    let (schema, cx) = (cluster.schema(), Context::new());
+    let (store, own, idle) = (open(cluster, &schema).await, client(cluster).await, client(cluster).await);
+    idle.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1").await.unwrap();
+    for _ in 0..20 {
+        let jobs = (0..1_000).map(|_| NewJob::new("work", "{}"));
+        store.commit(&cx, Commit::new().enqueue(jobs)).await.unwrap();
+        for _ in 0..10 {
+            let jobs = store.lease(&cx, LeaseRequest::new("work", 100)).await.unwrap();
+            assert_eq!(jobs.len(), 100);
+            store.commit(&cx, Commit::new().complete_many(jobs.iter().map(|job| job.lease))).await.unwrap();
+        }
+    }
+    let next = store.enqueue(&cx, NewJob::new("work", "{}")).await.unwrap().id;
+    let view = store.job(&cx, next).await.unwrap().expect("it waits");
+    // Plans are made anew for a while; the first claims of a connection pay for it.
+    for _ in 0..3 {
+        buffers(&own, &schema, (view.run_at.0, next.0 - 1)).await;
+    }
+    let from_the_head = buffers(&own, &schema, (0, 0)).await;
+    let from_the_last = buffers(&own, &schema, (view.run_at.0, next.0 - 1)).await;
+    assert!(from_the_head > 300, "the transaction held nothing up: {from_the_head} buffers");
+    assert!(from_the_last <= 50, "{from_the_last} buffers");
+    // And the job is found.
+    assert_eq!(store.lease(&cx, LeaseRequest::new("work", 10)).await.unwrap().len(), 1);
+    idle.batch_execute("ROLLBACK").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_job_of_any_priority_is_found_from_anywhere() {
+    let Some(cluster) = &*CLUSTER else { return };
+    let (schema, cx) = (cluster.schema(), Context::new());
+    let (here, there) = (open(cluster, &schema).await, open(cluster, &schema).await);
+    for round in 0..20i16 {
+        // Each Store has leased from the queue before, and has its own idea of where to begin.
+        let jobs = (0..5).map(|n| NewJob::new("work", "").priority(n * 7 % 5 - round));
+        there.commit(&cx, Commit::new().enqueue(jobs)).await.unwrap();
+        let jobs = here.lease(&cx, LeaseRequest::new("work", 9)).await.unwrap();
+        let order: Vec<i16> = jobs.iter().map(|job| job.priority + round).collect();
+        assert_eq!(order, [0, 1, 2, 3, 4]);
+        let leases = jobs.iter().map(|job| job.lease);
+        there.commit(&cx, Commit::new().complete_many(leases)).await.unwrap();
+        assert_eq!(there.lease(&cx, LeaseRequest::new("work", 9)).await.unwrap(), []);
+    }
+}
+
+#[tokio::test]
+async fn plain_sql_takes_part_in_its_own_transaction() {
+    let Some(cluster) = &*CLUSTER else { return };
+    let (schema, cx) = (cluster.schema(), Context::new());
+    let (store, mut own) = (open(cluster, &schema).await, client(cluster).await);
+    let mut woken = store.watch(&cx, Watch::Jobs(vec!["mail".into()])).await.unwrap();
+    let enqueue = format!("SELECT {schema}.enqueue('mail', 'hello', tenant => 'acme', unique_key => 'one')");
+    let tx = own.transaction().await.unwrap();
+    tx.query_one(&enqueue, &[]).await.unwrap();
+    tx.rollback().await.unwrap();
+    assert_eq!(store.lease(&cx, LeaseRequest::new("mail", 9)).await.unwrap(), []);
+    let first: i64 = own.query_one(&enqueue, &[]).await.unwrap().get(0);
+    let second: i64 = own.query_one(&enqueue, &[]).await.unwrap().get(0);
+    assert_eq!(first, second, "the unique key holds");
+    own.query_one(&format!("SELECT {schema}.wake('mail')"), &[]).await.unwrap();
+    assert!(tokio::time::timeout(SOON, woken.next()).await.expect("in time").is_some());
+
+    let job = store.lease(&cx, LeaseRequest::new("mail", 9)).await.unwrap().remove(0);
+    assert_eq!((job.id.0, &job.payload[..], job.tenant.as_deref()), (first, &b"hello"[..], Some("acme")));
+    let complete = format!("SELECT {schema}.complete({}, {})", job.id, job.lease.token);
+    own.query_one(&complete, &[]).await.unwrap();
+    let lost = own.query_one(&complete, &[]).await.unwrap_err();
+    let lost = lost.as_db_error().expect("the server refuses it");
+    assert_eq!(lost.code().code(), "40001");
+    assert!(lost.message().contains("no longer held"), "{lost}");
+}
+
+#[tokio::test]
+async fn a_key_that_is_being_settled_is_waited_for_a_second() {
+    let Some(cluster) = &*CLUSTER else { return };
+    let (schema, cx) = (cluster.schema(), Context::new());
+    let (store, mut own) = (open(cluster, &schema).await, client(cluster).await);
+    let key = IdempotencyKey::new("shop/pay", "k").unwrap();
+    let request = ClaimRequest::new(key, Fingerprint::of("pay", b"{}")).hold(Duration::from_millis(200));
+    let Claim::Fresh(ticket) = store.claim(&cx, request.clone()).await.unwrap() else { panic!("it is new") };
+    let answer = Answer::json(201, "{}");
+    let tx = own.transaction().await.unwrap();
+    let applied = store.apply(&tx, &Commit::new().settle(ticket, answer.clone())).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(250)).await;
+    // The claim has run out, and its row is locked by a transaction that may still commit.
+    let begun = Instant::now();
+    let waited = store.claim(&cx, request.clone()).await.unwrap();
+    assert!(matches!(waited, Claim::InFlight { .. }), "{waited:?}");
+    assert!(begun.elapsed() >= Duration::from_millis(900), "{:?}", begun.elapsed());
+    tx.commit().await.unwrap();
+    applied.committed();
+    assert_eq!(store.claim(&cx, request).await.unwrap(), Claim::Done(answer));
 }
 
 /// Works jobs off and counts what became of them while the server crashes again and again.

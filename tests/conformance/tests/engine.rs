@@ -16,7 +16,7 @@ use selvedge::{
     priority::Priority,
     scheduler::Admit,
     sqlite::SqliteStore,
-    store::{Backoff, Event, JobFilter, JobState, LeasedEvent, LeasedJob, NewJob, StoreExt},
+    store::{Backoff, Event, JobFilter, JobState, LeasedEvent, LeasedJob, Limits, NewJob, StoreExt},
     transport::{HttpRequest, HttpResponse, HttpTransport},
 };
 
@@ -258,6 +258,47 @@ async fn a_snooze_and_a_drain_spend_no_attempt() {
     work_until(&engine, &drain, handler, || async { *calls.lock().unwrap() == 2 }).await;
     let job = store.jobs(&Context::new(), JobFilter::default()).await.unwrap().items.remove(0);
     assert_eq!((job.state, job.attempt), (JobState::Ready, 0));
+}
+
+#[tokio::test]
+async fn what_was_leased_ahead_and_not_begun_is_given_back() {
+    let (engine, store, _folder) = engine();
+    store.commit(&Context::new(), Commit::new().enqueue((0..10).map(|_| quick("q").max_attempts(1)))).await.unwrap();
+    let ahead = WorkerOptions {
+        concurrency: 2,
+        prefetch: 5,
+        hold: Duration::from_millis(600),
+        drain: Duration::from_millis(20),
+        ..options()
+    };
+    let begun = Arc::new(Mutex::new(0));
+    let counted = begun.clone();
+    let handler = move |_: Context, _: LeasedJob| -> Handled {
+        *counted.lock().unwrap() += 1;
+        Box::pin(std::future::pending())
+    };
+    // Seven are leased, two begin; after a third of the hold the five are there for others, at no cost.
+    let spare = std::sync::atomic::AtomicUsize::new(0);
+    work_until(&engine, &ahead, handler, || async {
+        let running = in_state(&store, JobState::Running).await;
+        spare.fetch_max(running, std::sync::atomic::Ordering::Relaxed);
+        spare.load(std::sync::atomic::Ordering::Relaxed) == 7 && running < 7
+    })
+    .await;
+    assert_eq!(*begun.lock().unwrap(), 2);
+    let jobs = store.jobs(&Context::new(), JobFilter::default()).await.unwrap().items;
+    assert!(jobs.iter().all(|job| (job.state, job.attempt) == (JobState::Ready, 0)), "{jobs:?}");
+}
+
+#[tokio::test]
+async fn a_place_within_a_limit_is_taken_as_soon_as_it_is_free() {
+    let (engine, store, _folder) = engine();
+    let limits = Limits { queue: Some(1), tenant: None };
+    let commit = Commit::new().limit("q", limits).enqueue((0..50).map(|_| quick("q")));
+    store.commit(&Context::new(), commit).await.unwrap();
+    let patient = WorkerOptions { poll: Duration::from_secs(600), ..options() };
+    let handler = |_: Context, _: LeasedJob| -> Handled { Box::pin(async { Ok(JobOutcome::Done(Commit::new())) }) };
+    work_until(&engine, &patient, handler, || async { depth(&store, "q").await == 0 }).await;
 }
 
 #[tokio::test]

@@ -196,15 +196,67 @@ BEGIN
   END LOOP;
 END $$;
 
--- Ends jobs; those leases that were held.
-CREATE FUNCTION selvedge.complete_many(ids bigint[], tokens bigint[], given bigint DEFAULT NULL)
+-- Ends jobs; those leases that were held. With `keep` the jobs go into the history.
+CREATE FUNCTION selvedge.complete_many(ids bigint[], tokens bigint[], given bigint DEFAULT NULL, keep boolean DEFAULT false)
 RETURNS TABLE (ended_id bigint, ended_token bigint) LANGUAGE plpgsql
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
+SET plan_cache_mode = force_generic_plan AS $$
 DECLARE now bigint := selvedge.clock(given);
 BEGIN
-  RETURN QUERY DELETE FROM selvedge.job USING unnest(ids, tokens) AS held (id, token)
-    WHERE job.id = held.id AND job.token = held.token AND job.state = 0 AND job.leased_until > now AND job.leased_at <= now
-    RETURNING job.id, job.token;
+  IF keep THEN
+    RETURN QUERY WITH ended AS (
+      DELETE FROM selvedge.job USING unnest(ids, tokens) AS held (id, token)
+      WHERE job.id = held.id AND job.token = held.token AND job.state = 0 AND job.leased_until > now AND job.leased_at <= now
+      RETURNING job.*
+    ), kept AS (
+      INSERT INTO selvedge.job_history (id, enqueued_at, started_at, ended_at, attempt, priority, queue, tenant, owner, trace,
+                                        payload)
+      SELECT id, enqueued_at, leased_at, now, attempt, priority, queue, tenant, owner, trace, payload FROM ended
+    ) SELECT ended.id, ended.token FROM ended;
+  ELSE
+    RETURN QUERY DELETE FROM selvedge.job USING unnest(ids, tokens) AS held (id, token)
+      WHERE job.id = held.id AND job.token = held.token AND job.state = 0 AND job.leased_until > now AND job.leased_at <= now
+      RETURNING job.id, job.token;
+  END IF;
+END $$;
+
+-- The partition of a day, counted from the epoch.
+CREATE FUNCTION selvedge.history_of(day bigint) RETURNS text LANGUAGE sql IMMUTABLE AS
+  $$ SELECT 'job_history_' || to_char(timestamp 'epoch' + day * interval '1 day', 'YYYYMMDD') $$;
+
+-- Makes room for what is completed today and tomorrow, and drops the days that are older than `days`; how many.
+CREATE FUNCTION selvedge.turn_history(days bigint, given bigint DEFAULT NULL) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+  day CONSTANT bigint := 86400000000;
+  today bigint := selvedge.clock(given) / day;
+  dropped bigint := 0;
+  part text;
+BEGIN
+  FOR n IN today .. today + 1 LOOP
+    part := selvedge.history_of(n);
+    IF NOT EXISTS (
+      SELECT 1 FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
+      WHERE inhparent = 'selvedge.job_history'::regclass AND relname = part
+    ) THEN
+      BEGIN
+        EXECUTE format('CREATE TABLE selvedge.%I PARTITION OF selvedge.job_history FOR VALUES FROM (%s) TO (%s)',
+                       part, n * day, (n + 1) * day);
+      EXCEPTION
+        -- Somebody else was faster, or jobs of that day are in the last partition already: they stay there.
+        WHEN duplicate_table OR check_violation THEN NULL;
+      END;
+    END IF;
+  END LOOP;
+  FOR part IN
+    SELECT relname FROM pg_inherits JOIN pg_class ON pg_class.oid = inhrelid
+    WHERE inhparent = 'selvedge.job_history'::regclass AND relname <> 'job_history_rest'
+      AND relname < selvedge.history_of(today - days)
+  LOOP
+    EXECUTE format('DROP TABLE selvedge.%I', part);
+    dropped := dropped + 1;
+  END LOOP;
+  DELETE FROM selvedge.job_history_rest WHERE ended_at < (today - days) * day;
+  RETURN dropped;
 END $$;
 
 -- Ends one job, for those who work without Selvedge's library. A lost lease is an error, which undoes their transaction.

@@ -6,7 +6,7 @@ CREATE TABLE selvedge.meta (name text PRIMARY KEY, value bigint NOT NULL);
 
 -- state: 0 live, 2 dead, 3 cancelled. A live job with a token is running; it is ready otherwise.
 --
--- A claim changes no indexed column, so it is a heap-only update: half of each page is kept free for it. `job_live` has the
+-- A claim changes no indexed column, so it is a heap-only update: more than half of each page is kept free for it. `job_live` has the
 -- order of a queue; within one priority what is due is a prefix of it, so a backlog of scheduled jobs is never scanned.
 -- `job_tenant` lets a tenant at its limit be skipped instead of scanned.
 --
@@ -34,11 +34,28 @@ CREATE TABLE selvedge.job (
   trace text,
   checkpoint bytea,
   payload bytea NOT NULL
-) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_cost_delay = 0);
+) WITH (fillfactor = 40, autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_cost_delay = 0);
 CREATE INDEX job_live ON selvedge.job (queue, priority, run_at, id) WHERE state = 0;
 CREATE INDEX job_tenant ON selvedge.job (queue, tenant, priority, run_at, id) WHERE state = 0 AND tenant IS NOT NULL;
 CREATE INDEX job_ended ON selvedge.job (ended_at) WHERE ended_at IS NOT NULL;
 CREATE UNIQUE INDEX job_unique ON selvedge.job (queue, unique_key) WHERE unique_key IS NOT NULL AND state = 0;
+
+-- Jobs that were completed, where a program keeps them: a partition for each day, so that a day is dropped and not deleted row by
+-- row. What finds no partition goes to the last one.
+CREATE TABLE selvedge.job_history (
+  id bigint NOT NULL,
+  enqueued_at bigint NOT NULL,
+  started_at bigint NOT NULL,
+  ended_at bigint NOT NULL,
+  attempt bigint NOT NULL,
+  priority smallint NOT NULL,
+  queue text NOT NULL,
+  tenant text,
+  owner text,
+  trace text,
+  payload bytea NOT NULL
+) PARTITION BY RANGE (ended_at);
+CREATE TABLE selvedge.job_history_rest PARTITION OF selvedge.job_history DEFAULT;
 
 -- What was leased together, until the earliest of its leases runs out: by this, leases that ran out are found without an index
 -- that every lease would have to change.
