@@ -7,13 +7,11 @@ pub(crate) const APPLICATION_ID: i32 = 0x736c_7667;
 pub(crate) const VERSION: u32 = MIGRATIONS.len() as u32;
 
 /// Entry `n` leads from version `n` to `n + 1`.
-pub(crate) const MIGRATIONS: &[&str] = &[V1];
+pub(crate) const MIGRATIONS: &[&str] = &[V1, V2];
 
 // Times are microseconds since the epoch. Ids are AUTOINCREMENT because a plain rowid is used again after its row is gone.
 //
-// job.state: 0 ready, 1 running, 2 dead, 3 cancelled. Indexes are partial, so that a claim touches two small ones and dead
-// jobs cost nothing. `job_ready` holds the order of a queue; within one priority, what is due is a prefix of it, so a
-// backlog of scheduled jobs is never scanned. `job_tenant` lets a tenant at its limit be skipped instead of scanned.
+// job.state: 0 ready, 1 running, 2 dead, 3 cancelled; from version 2 on, 0 is a job that has not ended.
 //
 // outbox.state: 0 behind an older event of its aggregate, 1 ready, 2 leased, 3 dead.
 const V1: &str = "
@@ -166,4 +164,58 @@ CREATE TABLE fact (
   properties BLOB NOT NULL
 ) STRICT;
 CREATE INDEX fact_name ON fact (name);
+";
+
+// A lease does not touch the job's row, which holds what the job is: it takes an entry out of `ready` and adds one to `lease`.
+// A job that has not ended is in exactly one of the two. Both hold short rows, in the order in which they are written and
+// removed, so that many are moved by one statement that walks along a range.
+//
+// `ready` is the order of the queues; within one priority, what is due is a prefix of it, so a backlog of scheduled jobs is
+// never scanned. `ready_tenant` lets a tenant at its limit be skipped instead of scanned.
+//
+// `lease` has no index by time: `queue.rescue_at` is a moment before which none of the queue's leases runs out, and only
+// after it are they looked at. `lease_limited` counts what runs in queues that have limits.
+//
+// job.attempt counts the attempts that are over.
+const V2: &str = "
+CREATE TABLE ready (
+  queue TEXT NOT NULL,
+  priority INTEGER NOT NULL,
+  run_at INTEGER NOT NULL,
+  id INTEGER NOT NULL,
+  tenant TEXT,
+  PRIMARY KEY (queue, priority, run_at, id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX ready_tenant ON ready (queue, tenant, priority, run_at, id) WHERE tenant IS NOT NULL;
+INSERT INTO ready (queue, priority, run_at, id, tenant)
+  SELECT queue, priority, run_at, id, tenant FROM job WHERE state = 0 ORDER BY 1, 2, 3, 4;
+
+CREATE TABLE lease (
+  id INTEGER PRIMARY KEY,
+  token INTEGER NOT NULL,
+  leased_at INTEGER NOT NULL,
+  leased_until INTEGER NOT NULL,
+  queue TEXT NOT NULL,
+  tenant TEXT,
+  owner TEXT NOT NULL,
+  limited INTEGER NOT NULL,
+  cancel INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE INDEX lease_limited ON lease (queue, tenant) WHERE limited = 1;
+INSERT INTO lease (id, token, leased_at, leased_until, queue, tenant, owner, limited, cancel)
+  SELECT id, token, leased_at, leased_until, queue, tenant, coalesce(owner, ''), 1, cancel FROM job WHERE state = 1;
+
+ALTER TABLE queue ADD COLUMN rescue_at INTEGER;
+INSERT INTO queue (name, rescue_at) SELECT queue, min(leased_until) FROM lease WHERE true GROUP BY queue
+  ON CONFLICT DO UPDATE SET rescue_at = excluded.rescue_at;
+
+DROP INDEX job_ready;
+DROP INDEX job_tenant;
+DROP INDEX job_running;
+UPDATE job SET state = 0, attempt = attempt - 1 WHERE state = 1;
+ALTER TABLE job DROP COLUMN token;
+ALTER TABLE job DROP COLUMN leased_at;
+ALTER TABLE job DROP COLUMN leased_until;
+ALTER TABLE job DROP COLUMN owner;
+ALTER TABLE job DROP COLUMN cancel;
 ";
