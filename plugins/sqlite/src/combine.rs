@@ -55,7 +55,7 @@ impl Work for LeaseWork {
 }
 
 /// Serves all who wait, and moves them to the group. After an error the rest are left.
-pub(crate) fn lease(tx: &mut Tx<'_>, waiting: &mut Vec<LeaseWork>, group: &mut Group) -> Result<()> {
+pub(crate) fn lease(tx: &mut Tx<'_>, waiting: &mut Vec<Box<LeaseWork>>, group: &mut Group) -> Result<()> {
     while let Some(mut request) = waiting.first().map(|work| work.request.clone()) {
         let alike = waiting.extract_if(.., |work| work.wants_the_same(&request));
         // The caller may have gone, or its time may have run out, while it waited in line.
@@ -69,9 +69,11 @@ pub(crate) fn lease(tx: &mut Tx<'_>, waiting: &mut Vec<LeaseWork>, group: &mut G
         };
         for (checked, mut work) in alike {
             if checked.is_ok() {
-                work.jobs = jobs.by_ref().take(work.request.limit).collect();
+                // `collect` would make room for more than there are.
+                work.jobs.reserve_exact(work.request.limit.min(jobs.len()));
+                work.jobs.extend(jobs.by_ref().take(work.request.limit));
             }
-            group.push((Box::new(work), checked));
+            group.push((work, checked));
         }
         if let Some(error) = failed {
             return Err(error);
@@ -137,18 +139,18 @@ fn unpanicked<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
 }
 
 /// Serves commits that are alike, and moves them to the group, also when it fails.
-pub(crate) fn commit(tx: &mut Tx<'_>, waiting: &mut Vec<CommitWork>, group: &mut Group) -> Result<()> {
+pub(crate) fn commit(tx: &mut Tx<'_>, waiting: &mut Vec<Box<CommitWork>>, group: &mut Group) -> Result<()> {
     let mut served: Vec<_> = waiting.drain(..).map(|work| (work.cx.check("store.commit"), work)).collect();
     let failed = unpanicked(|| match served.first().and_then(|(_, work)| work.alike()) {
         Some(Alike::Enqueue) => enqueue(tx, &mut served),
         Some(Alike::Complete) => complete(tx, &mut served),
         None => Ok(()),
     });
-    group.extend(served.into_iter().map(|(result, work)| (Box::new(work) as Box<dyn Work>, result)));
+    group.extend(served.into_iter().map(|(result, work)| (work as Box<dyn Work>, result)));
     failed
 }
 
-type Served = [(Result<()>, CommitWork)];
+type Served = [(Result<()>, Box<CommitWork>)];
 
 /// The operations of those who still wait for theirs.
 fn ops(served: &Served) -> impl Iterator<Item = &Op> {

@@ -24,10 +24,12 @@ struct Grant<'a> {
     owner: &'a str,
 }
 
-/// The jobs of a queue at or before a place, from the first one on, within the place's priority; or only the one there.
+/// Jobs of one queue and priority.
 #[derive(Clone, Copy)]
 enum Which {
-    UpTo(Place),
+    /// The first ones that are due, this many at most.
+    First(i16, usize),
+    /// The one at this place.
     Only(Place),
 }
 
@@ -52,14 +54,13 @@ pub(crate) fn lease(tx: &mut Tx<'_>, request: &LeaseRequest) -> Result<Vec<Lease
             let mut above = i64::from(i16::MIN) - 1;
             while leased.len() < room {
                 let Some(level) = next_level(tx, queue, None, above)? else { break };
-                let which = Which::UpTo((level, tx.now.0, i64::MAX));
-                leased.extend(take(tx, queue, settings, &grant, which, room - leased.len())?);
+                leased.extend(take(tx, queue, settings, &grant, Which::First(level, room - leased.len()))?);
                 above = i64::from(level);
             }
         }
         _ => {
             for (which, queue, settings) in shares(tx, &queues, request.limit)? {
-                leased.extend(take(tx, queue, settings, &grant, which, usize::MAX)?);
+                leased.extend(take(tx, queue, settings, &grant, which)?);
             }
             leased.sort_unstable_by_key(|(run_at, job)| (job.priority, *run_at, job.id.0));
         }
@@ -84,44 +85,43 @@ fn shares<'a>(
     }
     places.sort_unstable();
     places.truncate(limit);
-    let (mut single, mut last) = (Vec::new(), HashMap::new());
+    let (mut single, mut first) = (Vec::new(), HashMap::<_, usize>::new());
     for (place, index) in places {
         let (queue, settings) = &queues[index];
         if settings.limits.tenant.is_some() {
             // Others may stand before it, whose tenant has no room.
             single.push((Which::Only(place), *queue, settings));
         } else {
-            last.insert((index, place.0), place);
+            *first.entry((index, place.0)).or_default() += 1;
         }
     }
-    single.extend(last.into_iter().map(|((index, _), place)| (Which::UpTo(place), queues[index].0, &queues[index].1)));
+    let first = first.into_iter().map(|((index, priority), count)| (Which::First(priority, count), index));
+    single.extend(first.map(|(which, index)| (which, queues[index].0, &queues[index].1)));
     Ok(single)
 }
 
-/// Leases jobs; with their due times, in order.
+/// Leases jobs; with their due times, in order. Three statements walk along the same range, whatever its length.
 fn take(
     tx: &Tx<'_>,
     queue: &str,
     settings: &Settings,
     grant: &Grant<'_>,
     which: Which,
-    limit: usize,
 ) -> Result<Vec<(i64, LeasedJob)>> {
-    let ((priority, run_at, id), condition) = match which {
-        Which::UpTo(place) => {
-            (place, "ready.queue = ?1 AND ready.priority = ?2 AND (ready.run_at, ready.id) <= (?3, ?4)")
-        }
-        Which::Only(place) => {
-            (place, "ready.queue = ?1 AND ready.priority = ?2 AND ready.run_at = ?3 AND ready.id = ?4")
-        }
+    let (priority, run_at, id, limit, condition) = match which {
+        Which::First(priority, count) => (priority, tx.now.0, None, count, "ready.run_at <= ?3 AND ?4 IS NULL"),
+        Which::Only((priority, run_at, id)) => (priority, run_at, Some(id), 1, "ready.run_at = ?3 AND ready.id = ?4"),
     };
     let sql = format!(
         "SELECT ready.id, ready.run_at, enqueued_at, attempt, max_attempts, job.tenant, checkpoint, trace, payload
          FROM ready CROSS JOIN job ON job.id = ready.id
-         WHERE {condition} ORDER BY ready.run_at, ready.id LIMIT ?5"
+         WHERE ready.queue = ?1 AND ready.priority = ?2 AND {condition} ORDER BY ready.run_at, ready.id LIMIT ?5"
     );
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let mut taken: Vec<(i64, LeasedJob)> = Vec::new();
     let read = |row: &Row<'_>| {
+        if taken.is_empty() {
+            taken.reserve(limit.min(256));
+        }
         // Columns by number: looking a name up costs as much as reading the value.
         let id: i64 = row.get(0)?;
         let job = LeasedJob {
@@ -138,20 +138,29 @@ fn take(
             enqueued_at: time(row, 2)?,
             leased_until: grant.until,
         };
-        Ok((row.get(1)?, job))
+        taken.push((row.get(1)?, job));
+        Ok(())
     };
-    let taken = tx.all(&sql, params![queue, priority, run_at, id, limit], read)?;
-    let Some((run_at, last)) = taken.last() else { return Ok(taken) };
-    let to = (*run_at, last.id.0);
+    let most = i64::try_from(limit).unwrap_or(i64::MAX);
+    tx.each(&sql, params![queue, priority, run_at, id, most], read)?;
+    let (Some((from, first)), Some((to, last))) = (taken.first(), taken.last()) else { return Ok(taken) };
     let sql = format!(
         "INSERT OR FAIL INTO lease (id, token, leased_at, leased_until, queue, tenant, owner, limited)
-         SELECT id, ?5 + id, ?6, ?7, queue, tenant, ?8, ?9 FROM ready WHERE {condition}"
+         SELECT id, ?6 + id, ?7, ?8, ?1, tenant, ?9, ?10 FROM ready
+         WHERE ready.queue = ?1 AND ready.priority = ?2 AND {condition} ORDER BY ready.run_at, ready.id LIMIT ?5"
     );
-    let limited = settings.has_limits();
-    let values = params![queue, priority, to.0, to.1, grant.base, tx.now.0, grant.until.0, grant.owner, limited];
-    tx.run(&sql, values)?;
-    tx.run(&format!("DELETE FROM ready WHERE {condition}"), params![queue, priority, to.0, to.1])?;
-    if settings.rescue_at.is_none_or(|at| at > grant.until.0) {
+    let (now, until, limited) = (tx.now.0, grant.until.0, settings.has_limits());
+    let count = taken.len() as i64;
+    tx.run(&sql, params![queue, priority, run_at, id, count, grant.base, now, until, grant.owner, limited])?;
+    // SQLite walks along two ranges faster than along one whose end is a pair.
+    let mut first_id = first.id.0;
+    if from < to {
+        tx.run("DELETE FROM ready WHERE queue = ?1 AND priority = ?2 AND run_at < ?3", params![queue, priority, to])?;
+        first_id = i64::MIN;
+    }
+    let sql = "DELETE FROM ready WHERE queue = ?1 AND priority = ?2 AND run_at = ?3 AND id BETWEEN ?4 AND ?5";
+    tx.run(sql, params![queue, priority, to, first_id, last.id.0])?;
+    if settings.rescue_at.is_none_or(|at| at > until) {
         job::rescue_by(tx, queue, grant.until)?;
     }
     Ok(taken)

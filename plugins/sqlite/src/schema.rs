@@ -219,3 +219,61 @@ ALTER TABLE job DROP COLUMN leased_until;
 ALTER TABLE job DROP COLUMN owner;
 ALTER TABLE job DROP COLUMN cancel;
 ";
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use rusqlite::Connection;
+    use selvedge_core::{
+        Commit, Context, Store,
+        store::{JobId, JobState, Lease, LeaseRequest, LeaseTarget, StoreExt},
+    };
+
+    use super::{APPLICATION_ID, V1};
+    use crate::SqliteStore;
+
+    /// A file of version 1: a job that waits, one that runs, one whose lease ran out, and a dead one.
+    const JOBS: &str = "
+INSERT INTO queue (name, queue_limit) VALUES ('q', 3);
+INSERT INTO job (id, queue, state, priority, run_at, attempt, max_attempts, backoff_base, backoff_cap, enqueued_at, payload,
+                 token, leased_at, leased_until, owner, ended_at)
+VALUES (1, 'q', 0, 0, 0, 0, 5, 1, 1, 0, x'31', NULL, NULL, NULL, NULL, NULL),
+       (2, 'q', 1, 0, 0, 2, 5, 1, 1, 0, x'32', -9223372036854775807, 0, 9000000000000000, 'me', NULL),
+       (3, 'q', 1, 0, 0, 5, 5, 1, 1, 0, x'33', 7, 0, 1, 'me', NULL),
+       (4, 'q', 2, 0, 0, 5, 5, 1, 1, 0, x'34', NULL, NULL, NULL, NULL, 1);
+";
+
+    #[tokio::test]
+    async fn a_file_of_version_1_goes_on_where_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("app.db");
+        let conn = Connection::open(&path).unwrap();
+        conn.execute_batch(&format!("{V1} {JOBS}")).unwrap();
+        conn.pragma_update(None, "application_id", APPLICATION_ID).unwrap();
+        conn.pragma_update(None, "user_version", 1).unwrap();
+        conn.close().unwrap();
+
+        let (store, cx) = (SqliteStore::open(&path).unwrap(), Context::new());
+        let mut before = Vec::new();
+        for id in 1..=4 {
+            let job = store.job(&cx, JobId(id)).await.unwrap().unwrap();
+            before.push((job.state, job.attempt, job.owner));
+        }
+        let me = || Some("me".to_owned());
+        let expected = [
+            (JobState::Ready, 0, None),
+            (JobState::Running, 2, me()),
+            (JobState::Running, 5, me()),
+            (JobState::Dead, 5, None),
+        ];
+        assert_eq!(before, expected);
+        let leased = store.lease(&cx, LeaseRequest::new("q", 9)).await.unwrap();
+        assert_eq!(leased.iter().map(|job| (job.id.0, job.attempt)).collect::<Vec<_>>(), [(1, 1)]);
+        let ran_out = store.job(&cx, JobId(3)).await.unwrap().unwrap();
+        assert_eq!((ran_out.state, ran_out.attempt), (JobState::Dead, 5), "it was its last attempt");
+        let old = Lease { target: LeaseTarget::Job, id: 2, token: -9_223_372_036_854_775_807 };
+        store.commit(&cx, Commit::new().complete(old)).await.unwrap();
+        assert!(store.job(&cx, JobId(2)).await.unwrap().is_none());
+    }
+}
