@@ -10,11 +10,9 @@ use selvedge_core::{
 
 use crate::{
     error::from_sql,
+    span,
     tx::{Tx, backoff, micros},
 };
-
-/// The lease is held: the token fits and it has not run out (nor does it lie ahead, after a clock stepped back).
-const HELD: &str = "lease.id = ?1 AND token = ?2 AND leased_until > ?3 AND leased_at <= ?3";
 
 /// How many jobs one statement adds: a few sizes, so that only a few statements are prepared.
 const ROWS: [usize; 4] = [64, 16, 4, 1];
@@ -127,9 +125,9 @@ fn make_ready(tx: &Tx<'_>, id: i64) -> Result<()> {
 pub(crate) fn reorder(tx: &Tx<'_>) -> Result<()> {
     tx.run("DELETE FROM ready", [])?;
     let sql = "INSERT INTO ready (queue, priority, run_at, id, tenant)
-               SELECT queue, priority, run_at, id, tenant FROM job
-               WHERE state = 0 AND id NOT IN (SELECT id FROM lease) ORDER BY 1, 2, 3, 4";
-    tx.run(sql, []).map(drop)
+               SELECT job.queue, priority, run_at, job.id, job.tenant FROM job LEFT JOIN lease ON {}
+               WHERE state = 0 AND lease.id IS NULL ORDER BY 1, 2, 3, 4";
+    tx.run(&sql.replace("{}", span::OF_JOB), []).map(drop)
 }
 
 /// Ends jobs that are leased; for each lease, whether it was held. Other leases are none of a job's.
@@ -137,125 +135,99 @@ pub(crate) fn complete(tx: &Tx<'_>, leases: &[Lease]) -> Result<Vec<bool>> {
     let mut held = vec![false; leases.len()];
     let mut order: Vec<usize> = (0..leases.len()).filter(|at| leases[*at].target == LeaseTarget::Job).collect();
     order.sort_by_key(|at| leases[*at].id);
-    for run in order.chunk_by(|a, b| follows(&leases[*a], &leases[*b])) {
-        let whole = match run {
-            [first, .., last] => complete_run(tx, leases[*first], leases[*last])?,
-            _ => false,
+    let mut rest = order.as_slice();
+    while let [at, ..] = rest {
+        let first = leases[*at];
+        let Some(span) = span::of(tx, first.id)?.filter(|span| span.holds(&first, tx.now)) else {
+            rest = &rest[1..];
+            continue;
         };
-        for at in run {
-            held[*at] = whole || complete_one(tx, leases[*at])?;
-        }
+        // As many as one statement can end: they stand next to each other, and in the same span.
+        let alike = (first.id..).zip(rest).take_while(|(id, at)| {
+            let lease = &leases[**at];
+            lease.id == *id && span.holds(lease, tx.now)
+        });
+        let run = &rest[..alike.count()];
+        let last = first.id + run.len() as i64 - 1;
+        span.remove(tx, first.id, last)?;
+        tx.run("DELETE FROM job WHERE id BETWEEN ?1 AND ?2", [first.id, last])?;
+        run.iter().for_each(|at| held[*at] = true);
+        rest = &rest[run.len()..];
     }
     Ok(held)
 }
 
-/// Whether `b` was given right after `a`, by the same call.
-fn follows(a: &Lease, b: &Lease) -> bool {
-    a.id.checked_add(1) == Some(b.id) && a.token.checked_add(1) == Some(b.token)
-}
-
-/// Ends all jobs from `first` to `last` if all of their leases are held, and otherwise none.
-fn complete_run(tx: &Tx<'_>, first: Lease, last: Lease) -> Result<bool> {
-    let Some(base) = first.token.checked_sub(first.id) else { return Ok(false) };
-    let sql = "SELECT count(*) FROM lease
-               WHERE id BETWEEN ?1 AND ?2 AND token - id = ?3 AND leased_until > ?4 AND leased_at <= ?4";
-    let held = tx.one(sql, [first.id, last.id, base, tx.now.0], |row| row.get::<_, i64>(0))?;
-    if held != Some(last.id - first.id + 1) {
-        return Ok(false);
-    }
-    tx.run("DELETE FROM lease WHERE id BETWEEN ?1 AND ?2", [first.id, last.id])?;
-    tx.run("DELETE FROM job WHERE id BETWEEN ?1 AND ?2", [first.id, last.id])?;
-    Ok(true)
-}
-
-fn complete_one(tx: &Tx<'_>, lease: Lease) -> Result<bool> {
-    let sql = "DELETE FROM lease WHERE id = ?1 AND token = ?2 AND leased_until > ?3 AND leased_at <= ?3";
-    if tx.run(sql, [lease.id, lease.token, tx.now.0])? == 0 {
-        return Ok(false);
-    }
-    tx.run("DELETE FROM job WHERE id = ?1", [lease.id])?;
-    Ok(true)
-}
-
 pub(crate) fn fail(tx: &mut Tx<'_>, lease: Lease, reason: &str, retry: Retry) -> Result<Outcome> {
-    let sql = format!(
-        "SELECT attempt + 1, max_attempts, backoff_base, backoff_cap, cancel, job.queue
-         FROM lease CROSS JOIN job ON job.id = lease.id WHERE {HELD}"
-    );
-    let found = tx.one(&sql, params![lease.id, lease.token, tx.now.0], |row| {
-        let backoff = backoff(row.get(2)?, row.get(3)?);
-        Ok((row.get(0)?, row.get(1)?, backoff, row.get(4)?, row.get::<_, String>(5)?))
-    })?;
-    let (attempt, max_attempts, backoff, cancelled, queue): (u32, u32, _, bool, _) =
-        found.ok_or_else(|| lease.lost())?;
+    let span = span::held(tx, &lease)?;
+    let sql = "SELECT attempt + 1, max_attempts, backoff_base, backoff_cap FROM job WHERE id = ?1";
+    let found = tx.one(sql, [lease.id], |row| Ok((row.get(0)?, row.get(1)?, backoff(row.get(2)?, row.get(3)?))))?;
+    let (attempt, max_attempts, backoff) = found.ok_or_else(|| lease.lost())?;
     let retry_at = retry.next(attempt, max_attempts, backoff, fastrand::f64()).map(|delay| tx.now + delay);
-    let retry_at = retry_at.filter(|_| !cancelled);
-    tx.run("DELETE FROM lease WHERE id = ?1", [lease.id])?;
+    let retry_at = retry_at.filter(|_| !span.cancelled);
+    span.remove(tx, lease.id, lease.id)?;
     match retry_at {
         Some(at) => {
             let sql = "UPDATE job SET run_at = ?2, last_error = ?3, attempt = attempt + 1 WHERE id = ?1";
             tx.run(sql, params![lease.id, at.0, reason])?;
             make_ready(tx, lease.id)?;
-            tx.signals.queue(&queue);
+            tx.signals.queue(&span.queue);
         }
         None => {
             let sql = "UPDATE job SET state = ?2, ended_at = ?3, last_error = ?4, attempt = attempt + 1 WHERE id = ?1";
-            tx.run(sql, params![lease.id, if cancelled { 3 } else { 2 }, tx.now.0, reason])?;
+            tx.run(sql, params![lease.id, if span.cancelled { 3 } else { 2 }, tx.now.0, reason])?;
         }
     }
     Ok(Outcome::Failed { retry_at })
 }
 
 pub(crate) fn release(tx: &mut Tx<'_>, lease: Lease, delay: Duration) -> Result<Outcome> {
-    let sql = format!("DELETE FROM lease WHERE {HELD} RETURNING cancel, queue");
-    let read = |row: &rusqlite::Row<'_>| Ok((row.get::<_, bool>(0)?, row.get::<_, String>(1)?));
-    let released = tx.one(&sql, params![lease.id, lease.token, tx.now.0], read)?;
-    let (cancelled, queue) = released.ok_or_else(|| lease.lost())?;
+    let span = span::held(tx, &lease)?;
+    span.remove(tx, lease.id, lease.id)?;
     let sql = "UPDATE job SET state = iif(?2, 3, 0), ended_at = iif(?2, ?3, NULL), run_at = ?4 WHERE id = ?1";
-    tx.run(sql, params![lease.id, cancelled, tx.now.0, (tx.now + delay).0])?;
-    if !cancelled {
+    tx.run(sql, params![lease.id, span.cancelled, tx.now.0, (tx.now + delay).0])?;
+    if !span.cancelled {
         make_ready(tx, lease.id)?;
     }
-    tx.signals.queue(&queue);
+    tx.signals.queue(&span.queue);
     Ok(Outcome::Done)
 }
 
 pub(crate) fn extend(tx: &Tx<'_>, lease: Lease, hold: Duration) -> Result<Outcome> {
     let until = tx.now + hold;
-    let sql = format!("UPDATE lease SET leased_until = ?4 WHERE {HELD} RETURNING cancel, queue");
-    let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get::<_, String>(1)?));
-    let extended = tx.one(&sql, params![lease.id, lease.token, tx.now.0, until.0], read)?;
-    let (cancelled, queue) = extended.ok_or_else(|| lease.lost())?;
-    rescue_by(tx, &queue, until)?;
-    Ok(Outcome::Extended { until, cancelled })
+    let span = span::held(tx, &lease)?;
+    span.isolate(tx, lease.id)?;
+    tx.run("UPDATE lease SET leased_until = ?2 WHERE id = ?1", [lease.id, until.0])?;
+    rescue_by(tx, &span.queue, until)?;
+    Ok(Outcome::Extended { until, cancelled: span.cancelled })
 }
 
 pub(crate) fn checkpoint(tx: &Tx<'_>, lease: Lease, data: &[u8]) -> Result<Outcome> {
-    let sql = format!("UPDATE job SET checkpoint = ?4 WHERE id = ?1 AND EXISTS (SELECT 1 FROM lease WHERE {HELD})");
-    match tx.run(&sql, params![lease.id, lease.token, tx.now.0, data])? {
-        0 => Err(lease.lost()),
-        _ => Ok(Outcome::Done),
-    }
+    span::held(tx, &lease)?;
+    tx.run("UPDATE job SET checkpoint = ?2 WHERE id = ?1", params![lease.id, data])?;
+    Ok(Outcome::Done)
 }
 
 pub(crate) fn cancel(tx: &Tx<'_>, id: JobId) -> Result<Outcome> {
-    let sql = "SELECT state < 2, EXISTS (SELECT 1 FROM lease WHERE lease.id = job.id) FROM job WHERE id = ?1";
-    let Some((live, leased)) = tx.one(sql, [id.0], |row| Ok((row.get(0)?, row.get(1)?)))? else {
+    let Some(live) = tx.one("SELECT state < 2 FROM job WHERE id = ?1", [id.0], |row| row.get::<_, bool>(0))? else {
         return Err(Error::new(ErrorKind::NotFound, "store.commit", "no such job")
             .with("id", id)
             .advise("a completed job is gone; look it up before cancelling it"));
     };
-    match (live, leased) {
-        (_, true) => drop(tx.run("UPDATE lease SET cancel = 1 WHERE id = ?1", [id.0])?),
-        (true, false) => {
+    let span = span::of(tx, id.0)?;
+    match &span {
+        Some(span) => {
+            span.isolate(tx, id.0)?;
+            tx.run("UPDATE lease SET cancel = 1 WHERE id = ?1", [id.0])?;
+        }
+        None if live => {
             let sql = "DELETE FROM ready WHERE (queue, priority, run_at, id) =
                          (SELECT queue, priority, run_at, id FROM job WHERE id = ?1)";
             tx.run(sql, [id.0])?;
             tx.run("UPDATE job SET state = 3, ended_at = ?2 WHERE id = ?1", params![id.0, tx.now.0])?;
         }
-        (false, false) => {}
+        None => {}
     }
-    Ok(Outcome::Cancelled { at_once: !leased })
+    Ok(Outcome::Cancelled { at_once: span.is_none() })
 }
 
 pub(crate) fn revive(tx: &mut Tx<'_>, id: JobId) -> Result<Outcome> {
@@ -288,7 +260,7 @@ pub(crate) fn limit(tx: &mut Tx<'_>, queue: &str, limits: Limits) -> Result<Outc
                ON CONFLICT DO UPDATE SET queue_limit = ?2, tenant_limit = ?3";
     tx.run(sql, params![queue, limits.queue, limits.tenant])?;
     // What was leased before there were limits counts from now on.
-    tx.run("UPDATE lease SET limited = 1 WHERE queue = ?1 AND limited = 0", [queue])?;
+    span::count_each(tx, queue)?;
     tx.signals.queue(queue);
     Ok(Outcome::Done)
 }
@@ -359,11 +331,14 @@ pub(crate) fn rescue(tx: &mut Tx<'_>) -> Result<(u64, u64)> {
 
 fn rescue_where(tx: &mut Tx<'_>, condition: &str, params: &[&dyn ToSql]) -> Result<(u64, u64)> {
     let sql = format!(
-        "SELECT lease.id, lease.queue, cancel, attempt + 1 >= max_attempts
-         FROM lease CROSS JOIN job ON job.id = lease.id WHERE {condition}"
+        "SELECT job.id, lease.queue, cancel, attempt + 1 >= max_attempts
+         FROM lease CROSS JOIN job ON job.id BETWEEN lease.id AND lease.last WHERE {condition}"
     );
     let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?));
     let expired: Vec<(i64, String, bool, bool)> = tx.all(&sql, params, read)?;
+    if !expired.is_empty() {
+        tx.run(&format!("DELETE FROM lease WHERE {condition}"), params)?;
+    }
     let (mut rescued, mut dead) = (0, 0);
     let sql = "UPDATE job SET state = ?2, ended_at = iif(?2, ?3, NULL), attempt = attempt + 1,
                  last_error = 'the lease ran out' WHERE id = ?1";
@@ -373,7 +348,6 @@ fn rescue_where(tx: &mut Tx<'_>, condition: &str, params: &[&dyn ToSql]) -> Resu
             (false, true) => 2,
             (false, false) => 0,
         };
-        tx.run("DELETE FROM lease WHERE id = ?1", [id])?;
         tx.run(sql, params![id, state, tx.now.0])?;
         if state == 0 {
             make_ready(tx, *id)?;

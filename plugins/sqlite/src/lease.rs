@@ -100,7 +100,7 @@ fn shares<'a>(
     Ok(single)
 }
 
-/// Leases jobs; with their due times, in order. Three statements walk along the same range, whatever its length.
+/// Leases jobs; with their due times, in order.
 fn take(
     tx: &Tx<'_>,
     queue: &str,
@@ -144,14 +144,10 @@ fn take(
     let most = i64::try_from(limit).unwrap_or(i64::MAX);
     tx.each(&sql, params![queue, priority, run_at, id, most], read)?;
     let (Some((from, first)), Some((to, last))) = (taken.first(), taken.last()) else { return Ok(taken) };
-    let sql = format!(
-        "INSERT OR FAIL INTO lease (id, token, leased_at, leased_until, queue, tenant, owner, limited)
-         SELECT id, ?6 + id, ?7, ?8, ?1, tenant, ?9, ?10 FROM ready
-         WHERE ready.queue = ?1 AND ready.priority = ?2 AND {condition} ORDER BY ready.run_at, ready.id LIMIT ?5"
-    );
-    let (now, until, limited) = (tx.now.0, grant.until.0, settings.has_limits());
-    let count = taken.len() as i64;
-    tx.run(&sql, params![queue, priority, run_at, id, count, grant.base, now, until, grant.owner, limited])?;
+    let limited = settings.has_limits();
+    for span in taken.chunk_by(|(_, a), (_, b)| !limited && a.id.0 + 1 == b.id.0) {
+        grant_span(tx, queue, grant, limited, span)?;
+    }
     // SQLite walks along two ranges faster than along one whose end is a pair.
     let mut first_id = first.id.0;
     if from < to {
@@ -160,10 +156,21 @@ fn take(
     }
     let sql = "DELETE FROM ready WHERE queue = ?1 AND priority = ?2 AND run_at = ?3 AND id BETWEEN ?4 AND ?5";
     tx.run(sql, params![queue, priority, to, first_id, last.id.0])?;
-    if settings.rescue_at.is_none_or(|at| at > until) {
+    if settings.rescue_at.is_none_or(|at| at > grant.until.0) {
         job::rescue_by(tx, queue, grant.until)?;
     }
     Ok(taken)
+}
+
+/// Writes down whose a run of jobs is from now on.
+fn grant_span(tx: &Tx<'_>, queue: &str, grant: &Grant<'_>, limited: bool, span: &[(i64, LeasedJob)]) -> Result<()> {
+    let ([(_, first), ..], [.., (_, last)]) = (span, span) else { return Ok(()) };
+    let sql = "INSERT INTO lease (id, last, token, leased_at, leased_until, queue, tenant, owner, limited)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+    let tenant = first.tenant.as_deref().filter(|_| limited);
+    let (now, until) = (tx.now.0, grant.until.0);
+    tx.run(sql, params![first.id.0, last.id.0, first.lease.token, now, until, queue, tenant, grant.owner, limited])
+        .map(drop)
 }
 
 /// How many jobs of the queue may be leased, at most `limit`.

@@ -8,7 +8,7 @@ use selvedge_core::{
     store::{Maintain, Maintained},
 };
 
-use crate::{cron, job, outbox, tx::Tx};
+use crate::{cron, job, outbox, span, tx::Tx};
 
 /// Smaller steps back are waited out.
 pub(crate) const STEP: Duration = Duration::from_secs(1);
@@ -54,9 +54,13 @@ pub(crate) fn mark_time(tx: &Tx<'_>) -> Result<()> {
 pub(crate) fn shift_back(tx: &mut Tx<'_>, ahead: Timestamp) -> Result<()> {
     let (now, step) = (tx.now.0, ahead.0.saturating_sub(tx.now.0));
     tracing::warn!(step_us = step, "the wall clock has stepped back: retries move with it and leases end");
-    let sql = "UPDATE job SET run_at = run_at - ?1
-               WHERE state < 2 AND run_at > ?2 AND (run_at <= ?3 OR attempt > 0 OR id IN (SELECT id FROM lease))";
-    if tx.run(sql, params![step, now, ahead.0])? > 0 {
+    let sql = format!(
+        "UPDATE job SET run_at = run_at - ?1
+         WHERE state < 2 AND run_at > ?2
+           AND (run_at <= ?3 OR attempt > 0 OR EXISTS (SELECT 1 FROM lease WHERE {}))",
+        span::OF_JOB
+    );
+    if tx.run(&sql, params![step, now, ahead.0])? > 0 {
         job::reorder(tx)?;
     }
     tx.run("UPDATE outbox SET run_at = run_at - ?1 WHERE state < 2 AND run_at > ?2", params![step, now])?;

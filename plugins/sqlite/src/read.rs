@@ -12,7 +12,9 @@ use selvedge_core::{
 use crate::{
     cron,
     error::from_sql,
-    fact, intent, outbox, topic,
+    fact, intent, outbox,
+    span::OF_JOB,
+    topic,
     tx::{bytes, optional_bytes, optional_time, time, trace},
 };
 
@@ -25,7 +27,7 @@ pub(crate) fn read(conn: &Connection, query: Query, now: Timestamp) -> Result<Ro
     Ok(match query {
         Query::Jobs(filter) => Rows::Jobs(jobs(conn, &filter)?),
         Query::Job(id) => {
-            let sql = format!("{JOBS} WHERE job.id = ?1");
+            let sql = format!("{JOBS} {OF_JOB} WHERE job.id = ?1");
             Rows::Jobs(Page { items: all(conn, &sql, [id.0], job)?, next: None })
         }
         Query::Queues => Rows::Queues(queues(conn, now)?),
@@ -114,10 +116,10 @@ fn page<T>(
     Ok(Page { items: rows.into_iter().map(|(_, row)| row).collect(), next })
 }
 
-/// Jobs with their leases; `attempts` counts the one that runs.
+/// Jobs with their leases, [`OF_JOB`] to follow; `attempts` counts the one that runs.
 const JOBS: &str = "SELECT job.*, leased_until, owner, lease.id IS NOT NULL AS running,
                       attempt + (lease.id IS NOT NULL) AS attempts
-                    FROM job LEFT JOIN lease ON lease.id = job.id";
+                    FROM job LEFT JOIN lease ON ";
 
 fn jobs(conn: &Connection, filter: &JobFilter) -> Result<Page<JobView>> {
     let state = match filter.state {
@@ -128,7 +130,7 @@ fn jobs(conn: &Connection, filter: &JobFilter) -> Result<Page<JobView>> {
         Some(JobState::Cancelled) => "AND state = 3",
     };
     let sql = format!(
-        "{JOBS} WHERE job.id > ?1 AND (?3 IS NULL OR job.queue = ?3) AND (?4 IS NULL OR job.tenant = ?4) {state}
+        "{JOBS} {OF_JOB} WHERE job.id > ?1 AND (?3 IS NULL OR job.queue = ?3) AND (?4 IS NULL OR job.tenant = ?4) {state}
          ORDER BY job.id LIMIT ?2"
     );
     let after = filter.after.map_or(0, |id| id.0);
@@ -181,11 +183,13 @@ fn event(row: &Row<'_>) -> rusqlite::Result<(i64, EventView)> {
 fn queues(conn: &Connection, now: Timestamp) -> Result<Vec<QueueStats>> {
     let paused = all(conn, "SELECT name FROM queue WHERE paused", [], |row| row.get::<_, String>(0))?;
     let paused: HashSet<String> = paused.into_iter().collect();
-    let sql = "SELECT job.queue, job.tenant, sum(state = 0 AND lease.id IS NULL AND run_at <= ?1),
+    let sql = format!(
+        "SELECT job.queue, job.tenant, sum(state = 0 AND lease.id IS NULL AND run_at <= ?1),
                  sum(state = 0 AND lease.id IS NULL AND run_at > ?1), sum(lease.id IS NOT NULL), sum(state = 2),
                  min(iif(state = 0 AND lease.id IS NULL AND run_at <= ?1, run_at, NULL))
-               FROM job LEFT JOIN lease ON lease.id = job.id GROUP BY job.queue, job.tenant";
-    let rows = all(conn, sql, [now.0], |row| {
+         FROM job LEFT JOIN lease ON {OF_JOB} GROUP BY job.queue, job.tenant"
+    );
+    let rows = all(conn, &sql, [now.0], |row| {
         let queue: String = row.get(0)?;
         let oldest = row.get::<_, Option<i64>>(6)?.map_or(now, Timestamp);
         Ok(QueueStats {

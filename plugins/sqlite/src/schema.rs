@@ -166,15 +166,15 @@ CREATE TABLE fact (
 CREATE INDEX fact_name ON fact (name);
 ";
 
-// A lease does not touch the job's row, which holds what the job is: it takes an entry out of `ready` and adds one to `lease`.
-// A job that has not ended is in exactly one of the two. Both hold short rows, in the order in which they are written and
-// removed, so that many are moved by one statement that walks along a range.
+// A lease does not touch the job's row, which holds what the job is: it takes an entry out of `ready`, and the job is in a span
+// of `lease` until the lease ends. A job that has not ended is in exactly one of the two.
 //
 // `ready` is the order of the queues; within one priority, what is due is a prefix of it, so a backlog of scheduled jobs is
 // never scanned. `ready_tenant` lets a tenant at its limit be skipped instead of scanned.
 //
-// `lease` has no index by time: `queue.rescue_at` is a moment before which none of the queue's leases runs out, and only
-// after it are they looked at. `lease_limited` counts what runs in queues that have limits.
+// A row of `lease` is a span: the jobs from `id` to `last`. It has no index by time: `queue.rescue_at` is a moment before
+// which none of the queue's leases runs out, and only after it are they looked at. In queues that have limits each job has
+// a span of its own with its tenant, and `lease_limited` counts them.
 //
 // job.attempt counts the attempts that are over.
 const V2: &str = "
@@ -192,6 +192,7 @@ INSERT INTO ready (queue, priority, run_at, id, tenant)
 
 CREATE TABLE lease (
   id INTEGER PRIMARY KEY,
+  last INTEGER NOT NULL,
   token INTEGER NOT NULL,
   leased_at INTEGER NOT NULL,
   leased_until INTEGER NOT NULL,
@@ -202,8 +203,8 @@ CREATE TABLE lease (
   cancel INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE INDEX lease_limited ON lease (queue, tenant) WHERE limited = 1;
-INSERT INTO lease (id, token, leased_at, leased_until, queue, tenant, owner, limited, cancel)
-  SELECT id, token, leased_at, leased_until, queue, tenant, coalesce(owner, ''), 1, cancel FROM job WHERE state = 1;
+INSERT INTO lease (id, last, token, leased_at, leased_until, queue, tenant, owner, limited, cancel)
+  SELECT id, id, token, leased_at, leased_until, queue, tenant, coalesce(owner, ''), 1, cancel FROM job WHERE state = 1;
 
 ALTER TABLE queue ADD COLUMN rescue_at INTEGER;
 INSERT INTO queue (name, rescue_at) SELECT queue, min(leased_until) FROM lease WHERE true GROUP BY queue
