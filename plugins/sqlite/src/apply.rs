@@ -47,12 +47,15 @@ pub(crate) fn apply_checked(tx: &mut Tx<'_>, commit: &Commit) -> Result<Receipt>
 
 fn apply_op(tx: &mut Tx<'_>, op: &Op) -> Result<Outcome> {
     match op {
-        Op::Enqueue(jobs) => job::enqueue_all(tx, jobs),
-        Op::Complete(lease) => {
-            let lost = complete(tx, std::slice::from_ref(lease))?;
-            if lost.is_empty() { Ok(Outcome::Done) } else { Err(lease.lost()) }
+        Op::Enqueue(jobs) => {
+            let jobs: Vec<_> = jobs.iter().collect();
+            Ok(Outcome::Enqueued(job::enqueue_all(tx, &jobs)?))
         }
-        Op::CompleteMany(leases) => Ok(Outcome::Completed { lost: complete(tx, leases)? }),
+        Op::Complete(lease) => {
+            let held = complete(tx, std::slice::from_ref(lease))?;
+            ended_one(*lease, &held)
+        }
+        Op::CompleteMany(leases) => Ok(ended_many(leases, &complete(tx, leases)?)),
         Op::Fail { lease, reason, retry } => match lease.target {
             LeaseTarget::Job => job::fail(tx, *lease, reason, *retry),
             LeaseTarget::Event => outbox::fail(tx, *lease, reason, *retry),
@@ -87,14 +90,24 @@ fn apply_op(tx: &mut Tx<'_>, op: &Op) -> Result<Outcome> {
     }
 }
 
-/// Ends what is leased; the leases that were not held.
-fn complete(tx: &mut Tx<'_>, leases: &[Lease]) -> Result<Vec<Lease>> {
-    let of = |target: LeaseTarget| leases.iter().copied().filter(move |lease| lease.target == target);
-    let mut lost = job::complete(tx, of(LeaseTarget::Job))?;
-    for lease in of(LeaseTarget::Event) {
-        if !outbox::complete(tx, lease)? {
-            lost.push(lease);
+/// Ends what is leased; for each lease, whether it was held.
+pub(crate) fn complete(tx: &mut Tx<'_>, leases: &[Lease]) -> Result<Vec<bool>> {
+    let mut held = job::complete(tx, leases)?;
+    for (lease, held) in leases.iter().zip(&mut held) {
+        if lease.target == LeaseTarget::Event {
+            *held = outbox::complete(tx, *lease)?;
         }
     }
-    Ok(lost)
+    Ok(held)
+}
+
+/// What came of `Op::Complete`.
+pub(crate) fn ended_one(lease: Lease, held: &[bool]) -> Result<Outcome> {
+    if held == [true] { Ok(Outcome::Done) } else { Err(lease.lost()) }
+}
+
+/// What came of `Op::CompleteMany`.
+pub(crate) fn ended_many(leases: &[Lease], held: &[bool]) -> Outcome {
+    let lost = leases.iter().zip(held).filter(|(_, held)| !**held).map(|(lease, _)| *lease).collect();
+    Outcome::Completed { lost }
 }

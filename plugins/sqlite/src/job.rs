@@ -2,57 +2,110 @@
 
 use std::time::Duration;
 
-use rusqlite::{OptionalExtension, params};
+use rusqlite::{OptionalExtension, ToSql, params};
 use selvedge_core::{
     Error, ErrorKind, Result, Timestamp,
-    store::{JobId, JobRef, Lease, Limits, NewJob, Outcome, Retry},
+    store::{JobId, JobRef, Lease, LeaseTarget, Limits, NewJob, Outcome, Retry},
 };
 
 use crate::{
     error::from_sql,
+    span,
     tx::{Tx, backoff, micros},
 };
 
-/// The lease is held: the token fits and it has not run out (nor does it lie ahead, after a clock stepped back).
-const HELD: &str = "id = ?1 AND token = ?2 AND state = 1 AND leased_until > ?3 AND leased_at <= ?3";
+/// How many jobs one statement adds: a few sizes, so that only a few statements are prepared.
+const ROWS: [usize; 4] = [64, 16, 4, 1];
 
-/// What a lease leaves behind when it ends, for an UPDATE.
-pub(crate) const UNLEASED: &str = "token = NULL, leased_at = NULL, leased_until = NULL, owner = NULL";
+pub(crate) fn enqueue_all(tx: &mut Tx<'_>, jobs: &[&NewJob]) -> Result<Vec<JobRef>> {
+    let mut added = Vec::with_capacity(jobs.len());
+    for run in jobs.chunk_by(|a, b| a.unique.is_none() && b.unique.is_none() && differ_in_payload_only(a, b)) {
+        match run {
+            [job] if job.unique.is_some() => added.push(enqueue_unique(tx, job)?),
+            _ => enqueue_run(tx, run, &mut added)?,
+        }
+        run.iter().take(1).for_each(|job| tx.signals.queue(&job.queue));
+    }
+    Ok(added)
+}
 
-pub(crate) fn enqueue_all(tx: &mut Tx<'_>, jobs: &[NewJob]) -> Result<Outcome> {
+fn differ_in_payload_only(a: &NewJob, b: &NewJob) -> bool {
+    let rest = |job: &NewJob| (job.priority, job.when, job.max_attempts, job.backoff, job.trace);
+    a.queue == b.queue && a.tenant == b.tenant && rest(a) == rest(b)
+}
+
+/// Adds jobs that differ in their payload only, and are not unique: what they share is bound once.
+fn enqueue_run(tx: &Tx<'_>, mut run: &[&NewJob], added: &mut Vec<JobRef>) -> Result<()> {
+    let Some(first) = run.first() else { return Ok(()) };
+    let failed = |error| from_sql("store.commit", error);
+    let (run_at, trace) = (first.when.resolve(tx.now).0, first.trace.map(|trace| trace.to_string()));
+    let (base, cap) = (micros(first.backoff.base()), micros(first.backoff.cap()));
+    let shared: [&dyn ToSql; 9] =
+        [&first.queue, &first.priority, &run_at, &first.tenant, &first.max_attempts, &base, &cap, &tx.now.0, &trace];
+    let mut from = None;
+    for rows in ROWS {
+        let Some((mut chunk, _)) = run.split_at_checked(rows) else { continue };
+        let mut statement = tx.conn.prepare_cached(&insert_sql(rows)).map_err(failed)?;
+        for (at, value) in (1..).zip(shared) {
+            statement.raw_bind_parameter(at, value).map_err(failed)?;
+        }
+        while chunk.len() == rows {
+            for (at, job) in (shared.len() + 1..).zip(chunk) {
+                statement.raw_bind_parameter(at, &job.payload[..]).map_err(failed)?;
+            }
+            statement.raw_execute().map_err(failed)?;
+            let last = tx.conn.last_insert_rowid();
+            from.get_or_insert(last - rows as i64 + 1);
+            added.extend((last - rows as i64 + 1..=last).map(|id| JobRef { id: JobId(id), duplicate: false }));
+            run = &run[rows..];
+            chunk = &run[..rows.min(run.len())];
+        }
+    }
+    let sql = "INSERT OR FAIL INTO ready (queue, priority, run_at, id, tenant)
+               SELECT ?1, ?2, ?3, id, ?4 FROM job WHERE id BETWEEN ?5 AND ?6";
+    let last = tx.conn.last_insert_rowid();
+    tx.run(sql, params![first.queue, first.priority, run_at, first.tenant, from, last]).map(drop)
+}
+
+/// A failure in the middle leaves what is done to whoever rolls back, so that SQLite need not keep a copy of each page.
+fn insert_sql(rows: usize) -> String {
+    let payloads: Vec<String> = (0..rows).map(|row| format!("(?{})", row + 10)).collect();
+    format!(
+        "INSERT OR FAIL INTO job (queue, state, priority, run_at, tenant, max_attempts, backoff_base, backoff_cap,
+           enqueued_at, trace, payload)
+         SELECT ?1, 0, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, column1 FROM (VALUES {})",
+        payloads.join(",")
+    )
+}
+
+fn enqueue_unique(tx: &Tx<'_>, job: &NewJob) -> Result<JobRef> {
     let sql = "INSERT INTO job (queue, state, priority, run_at, tenant, unique_key, max_attempts, backoff_base,
                  backoff_cap, enqueued_at, trace, payload)
                VALUES (?1, 0, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
                ON CONFLICT (queue, unique_key) WHERE unique_key IS NOT NULL AND state < 2 DO NOTHING";
-    let failed = |error| from_sql("store.commit", error);
-    let mut insert = tx.conn.prepare_cached(sql).map_err(failed)?;
-    let mut added = Vec::with_capacity(jobs.len());
-    for job in jobs {
-        let trace = job.trace.map(|trace| trace.to_string());
-        let changed = insert
-            .execute(params![
-                job.queue,
-                job.priority,
-                job.when.resolve(tx.now).0,
-                job.tenant,
-                job.unique,
-                job.max_attempts,
-                micros(job.backoff.base()),
-                micros(job.backoff.cap()),
-                tx.now.0,
-                trace,
-                &job.payload[..],
-            ])
-            .map_err(failed)?;
-        added.push(if changed == 1 {
-            JobRef { id: JobId(tx.conn.last_insert_rowid()), duplicate: false }
-        } else {
-            JobRef { id: holder_of_unique(tx, &job.queue, job.unique.as_deref())?, duplicate: true }
-        });
+    let trace = job.trace.map(|trace| trace.to_string());
+    let changed = tx.run(
+        sql,
+        params![
+            job.queue,
+            job.priority,
+            job.when.resolve(tx.now).0,
+            job.tenant,
+            job.unique,
+            job.max_attempts,
+            micros(job.backoff.base()),
+            micros(job.backoff.cap()),
+            tx.now.0,
+            trace,
+            &job.payload[..],
+        ],
+    )?;
+    if changed == 0 {
+        return Ok(JobRef { id: holder_of_unique(tx, &job.queue, job.unique.as_deref())?, duplicate: true });
     }
-    drop(insert);
-    jobs.iter().for_each(|job| tx.signals.queue(&job.queue));
-    Ok(Outcome::Enqueued(added))
+    let id = JobId(tx.conn.last_insert_rowid());
+    make_ready(tx, id.0)?;
+    Ok(JobRef { id, duplicate: false })
 }
 
 fn holder_of_unique(tx: &Tx<'_>, queue: &str, unique: Option<&str>) -> Result<JobId> {
@@ -61,86 +114,120 @@ fn holder_of_unique(tx: &Tx<'_>, queue: &str, unique: Option<&str>) -> Result<Jo
     id.map(JobId).ok_or_else(|| Error::new(ErrorKind::Internal, "store.commit", "a job was neither added nor found"))
 }
 
-/// Ends jobs; the leases that were not held.
-pub(crate) fn complete(tx: &Tx<'_>, leases: impl Iterator<Item = Lease>) -> Result<Vec<Lease>> {
-    let sql = "DELETE FROM job
-               WHERE id = ?1 AND token = ?2 AND state = 1 AND leased_until > ?3 AND leased_at <= ?3";
-    let failed = |error| from_sql("store.commit", error);
-    let mut delete = tx.conn.prepare_cached(sql).map_err(failed)?;
-    let mut lost = Vec::new();
-    for lease in leases {
-        if delete.execute([lease.id, lease.token, tx.now.0]).map_err(failed)? == 0 {
-            lost.push(lease);
-        }
+/// Puts a job in its place among those that wait.
+fn make_ready(tx: &Tx<'_>, id: i64) -> Result<()> {
+    let sql = "INSERT INTO ready (queue, priority, run_at, id, tenant)
+               SELECT queue, priority, run_at, id, tenant FROM job WHERE id = ?1";
+    tx.run(sql, [id]).map(drop)
+}
+
+/// Puts all that wait in their places anew.
+pub(crate) fn reorder(tx: &Tx<'_>) -> Result<()> {
+    tx.run("DELETE FROM ready", [])?;
+    let sql = "INSERT INTO ready (queue, priority, run_at, id, tenant)
+               SELECT job.queue, priority, run_at, job.id, job.tenant FROM job LEFT JOIN lease ON {}
+               WHERE state = 0 AND lease.id IS NULL ORDER BY 1, 2, 3, 4";
+    tx.run(&sql.replace("{}", span::OF_JOB), []).map(drop)
+}
+
+/// Ends jobs that are leased; for each lease, whether it was held. Other leases are none of a job's.
+pub(crate) fn complete(tx: &Tx<'_>, leases: &[Lease]) -> Result<Vec<bool>> {
+    let mut held = vec![false; leases.len()];
+    let mut order: Vec<usize> = (0..leases.len()).filter(|at| leases[*at].target == LeaseTarget::Job).collect();
+    order.sort_by_key(|at| leases[*at].id);
+    let mut rest = order.as_slice();
+    while let [at, ..] = rest {
+        let first = leases[*at];
+        let Some(span) = span::of(tx, first.id)?.filter(|span| span.holds(&first, tx.now)) else {
+            rest = &rest[1..];
+            continue;
+        };
+        // As many as one statement can end: they stand next to each other, and in the same span.
+        let alike = (first.id..).zip(rest).take_while(|(id, at)| {
+            let lease = &leases[**at];
+            lease.id == *id && span.holds(lease, tx.now)
+        });
+        let run = &rest[..alike.count()];
+        let last = first.id + run.len() as i64 - 1;
+        span.remove(tx, first.id, last)?;
+        tx.run("DELETE FROM job WHERE id BETWEEN ?1 AND ?2", [first.id, last])?;
+        run.iter().for_each(|at| held[*at] = true);
+        rest = &rest[run.len()..];
     }
-    Ok(lost)
+    Ok(held)
 }
 
 pub(crate) fn fail(tx: &mut Tx<'_>, lease: Lease, reason: &str, retry: Retry) -> Result<Outcome> {
-    let sql = format!("SELECT attempt, max_attempts, backoff_base, backoff_cap, cancel, queue FROM job WHERE {HELD}");
-    let found = tx.one(&sql, params![lease.id, lease.token, tx.now.0], |row| {
-        let backoff = backoff(row.get(2)?, row.get(3)?);
-        Ok((row.get(0)?, row.get(1)?, backoff, row.get(4)?, row.get::<_, String>(5)?))
-    })?;
-    let (attempt, max_attempts, backoff, cancelled, queue): (u32, u32, _, bool, _) =
-        found.ok_or_else(|| lease.lost())?;
+    let span = span::held(tx, &lease)?;
+    let sql = "SELECT attempt + 1, max_attempts, backoff_base, backoff_cap FROM job WHERE id = ?1";
+    let found = tx.one(sql, [lease.id], |row| Ok((row.get(0)?, row.get(1)?, backoff(row.get(2)?, row.get(3)?))))?;
+    let (attempt, max_attempts, backoff) = found.ok_or_else(|| lease.lost())?;
     let retry_at = retry.next(attempt, max_attempts, backoff, fastrand::f64()).map(|delay| tx.now + delay);
-    let retry_at = retry_at.filter(|_| !cancelled);
+    let retry_at = retry_at.filter(|_| !span.cancelled);
+    span.remove(tx, lease.id, lease.id)?;
     match retry_at {
         Some(at) => {
-            let sql = format!("UPDATE job SET state = 0, run_at = ?2, last_error = ?3, {UNLEASED} WHERE id = ?1");
-            tx.run(&sql, params![lease.id, at.0, reason])?;
-            tx.signals.queue(&queue);
+            let sql = "UPDATE job SET run_at = ?2, last_error = ?3, attempt = attempt + 1 WHERE id = ?1";
+            tx.run(sql, params![lease.id, at.0, reason])?;
+            make_ready(tx, lease.id)?;
+            tx.signals.queue(&span.queue);
         }
         None => {
-            let sql = format!(
-                "UPDATE job SET state = ?2, cancel = 0, ended_at = ?3, last_error = ?4, {UNLEASED} WHERE id = ?1"
-            );
-            tx.run(&sql, params![lease.id, if cancelled { 3 } else { 2 }, tx.now.0, reason])?;
+            let sql = "UPDATE job SET state = ?2, ended_at = ?3, last_error = ?4, attempt = attempt + 1 WHERE id = ?1";
+            tx.run(sql, params![lease.id, if span.cancelled { 3 } else { 2 }, tx.now.0, reason])?;
         }
     }
     Ok(Outcome::Failed { retry_at })
 }
 
 pub(crate) fn release(tx: &mut Tx<'_>, lease: Lease, delay: Duration) -> Result<Outcome> {
-    let sql = format!(
-        "UPDATE job SET state = iif(cancel, 3, 0), ended_at = iif(cancel, ?3, NULL), cancel = 0,
-           attempt = attempt - 1, run_at = ?4, {UNLEASED}
-         WHERE {HELD} RETURNING queue"
-    );
-    let params = params![lease.id, lease.token, tx.now.0, (tx.now + delay).0];
-    let queue: String = tx.one(&sql, params, |row| row.get(0))?.ok_or_else(|| lease.lost())?;
-    tx.signals.queue(&queue);
+    let span = span::held(tx, &lease)?;
+    span.remove(tx, lease.id, lease.id)?;
+    let sql = "UPDATE job SET state = iif(?2, 3, 0), ended_at = iif(?2, ?3, NULL), run_at = ?4 WHERE id = ?1";
+    tx.run(sql, params![lease.id, span.cancelled, tx.now.0, (tx.now + delay).0])?;
+    if !span.cancelled {
+        make_ready(tx, lease.id)?;
+    }
+    tx.signals.queue(&span.queue);
     Ok(Outcome::Done)
 }
 
 pub(crate) fn extend(tx: &Tx<'_>, lease: Lease, hold: Duration) -> Result<Outcome> {
     let until = tx.now + hold;
-    let sql = format!("UPDATE job SET leased_until = ?4 WHERE {HELD} RETURNING cancel");
-    let cancelled = tx.one(&sql, params![lease.id, lease.token, tx.now.0, until.0], |row| row.get(0))?;
-    Ok(Outcome::Extended { until, cancelled: cancelled.ok_or_else(|| lease.lost())? })
+    let span = span::held(tx, &lease)?;
+    span.isolate(tx, lease.id)?;
+    tx.run("UPDATE lease SET leased_until = ?2 WHERE id = ?1", [lease.id, until.0])?;
+    rescue_by(tx, &span.queue, until)?;
+    Ok(Outcome::Extended { until, cancelled: span.cancelled })
 }
 
 pub(crate) fn checkpoint(tx: &Tx<'_>, lease: Lease, data: &[u8]) -> Result<Outcome> {
-    let sql = format!("UPDATE job SET checkpoint = ?4 WHERE {HELD}");
-    match tx.run(&sql, params![lease.id, lease.token, tx.now.0, data])? {
-        0 => Err(lease.lost()),
-        _ => Ok(Outcome::Done),
-    }
+    span::held(tx, &lease)?;
+    tx.run("UPDATE job SET checkpoint = ?2 WHERE id = ?1", params![lease.id, data])?;
+    Ok(Outcome::Done)
 }
 
 pub(crate) fn cancel(tx: &Tx<'_>, id: JobId) -> Result<Outcome> {
-    let Some(state) = tx.one("SELECT state FROM job WHERE id = ?1", [id.0], |row| row.get::<_, u8>(0))? else {
+    let Some(live) = tx.one("SELECT state < 2 FROM job WHERE id = ?1", [id.0], |row| row.get::<_, bool>(0))? else {
         return Err(Error::new(ErrorKind::NotFound, "store.commit", "no such job")
             .with("id", id)
             .advise("a completed job is gone; look it up before cancelling it"));
     };
-    match state {
-        0 => tx.run("UPDATE job SET state = 3, ended_at = ?2 WHERE id = ?1", params![id.0, tx.now.0])?,
-        1 => tx.run("UPDATE job SET cancel = 1 WHERE id = ?1", [id.0])?,
-        _ => 0,
-    };
-    Ok(Outcome::Cancelled { at_once: state != 1 })
+    let span = span::of(tx, id.0)?;
+    match &span {
+        Some(span) => {
+            span.isolate(tx, id.0)?;
+            tx.run("UPDATE lease SET cancel = 1 WHERE id = ?1", [id.0])?;
+        }
+        None if live => {
+            let sql = "DELETE FROM ready WHERE (queue, priority, run_at, id) =
+                         (SELECT queue, priority, run_at, id FROM job WHERE id = ?1)";
+            tx.run(sql, [id.0])?;
+            tx.run("UPDATE job SET state = 3, ended_at = ?2 WHERE id = ?1", params![id.0, tx.now.0])?;
+        }
+        None => {}
+    }
+    Ok(Outcome::Cancelled { at_once: span.is_none() })
 }
 
 pub(crate) fn revive(tx: &mut Tx<'_>, id: JobId) -> Result<Outcome> {
@@ -156,6 +243,7 @@ pub(crate) fn revive(tx: &mut Tx<'_>, id: JobId) -> Result<Outcome> {
     }
     let sql = "UPDATE job SET state = 0, attempt = 0, run_at = ?2, ended_at = NULL WHERE id = ?1";
     tx.run(sql, params![id.0, tx.now.0])?;
+    make_ready(tx, id.0)?;
     tx.signals.queue(&queue);
     Ok(Outcome::Revived(true))
 }
@@ -171,56 +259,108 @@ pub(crate) fn limit(tx: &mut Tx<'_>, queue: &str, limits: Limits) -> Result<Outc
     let sql = "INSERT INTO queue (name, queue_limit, tenant_limit) VALUES (?1, ?2, ?3)
                ON CONFLICT DO UPDATE SET queue_limit = ?2, tenant_limit = ?3";
     tx.run(sql, params![queue, limits.queue, limits.tenant])?;
+    // What was leased before there were limits counts from now on.
+    span::count_each(tx, queue)?;
     tx.signals.queue(queue);
     Ok(Outcome::Done)
 }
 
-/// Gives back jobs whose lease ran out, of one queue or of all: how many are ready again, and how many are dead.
-pub(crate) fn rescue(tx: &mut Tx<'_>, queue: Option<&str>) -> Result<(u64, u64)> {
-    // Most of the time there is nothing to do, and a look costs less than an update.
-    let expired: Vec<(i64, String, bool)> = {
-        let columns = "SELECT id, queue, attempt >= max_attempts AND NOT cancel FROM job";
-        let over = "state = 1 AND (leased_until <= ?1 OR leased_at > ?1)";
-        let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
-        match queue {
-            Some(queue) => {
-                // The index holds (queue, leased_until): what has run out is its first entries.
-                let sql = format!("{columns} WHERE state = 1 AND queue = ?2 AND leased_until <= ?1");
-                tx.all(&sql, params![tx.now.0, queue], read)?
-            }
-            None => tx.all(&format!("{columns} WHERE {over}"), [tx.now.0], read)?,
-        }
-    };
-    let sql = format!(
-        "UPDATE job SET state = iif(?3, 2, iif(cancel, 3, 0)), ended_at = iif(?3 OR cancel, ?2, NULL), cancel = 0,
-           last_error = 'the lease ran out', {UNLEASED} WHERE id = ?1"
-    );
-    let mut dead = 0;
-    for (id, queue, last) in &expired {
-        tx.run(&sql, params![id, tx.now.0, last])?;
-        dead += u64::from(*last);
-        tx.signals.queue(queue);
-    }
-    Ok((expired.len() as u64 - dead, dead))
+/// What a queue is set to, and when its leases are to be looked at.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Settings {
+    pub(crate) paused: bool,
+    pub(crate) limits: Limits,
+    /// No lease of the queue runs out before; `None`: it has none.
+    pub(crate) rescue_at: Option<i64>,
 }
 
-/// Whether the queue is paused, and its limits.
-pub(crate) fn settings(tx: &Tx<'_>, queue: &str) -> Result<(bool, Limits)> {
-    let sql = "SELECT paused, queue_limit, tenant_limit FROM queue WHERE name = ?1";
+impl Settings {
+    pub(crate) fn has_limits(&self) -> bool {
+        self.limits != Limits::default()
+    }
+}
+
+pub(crate) fn settings(tx: &Tx<'_>, queue: &str) -> Result<Settings> {
+    let sql = "SELECT paused, queue_limit, tenant_limit, rescue_at FROM queue WHERE name = ?1";
     let found = tx
         .conn
         .prepare_cached(sql)
         .and_then(|mut statement| {
-            let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, Limits { queue: row.get(1)?, tenant: row.get(2)? }));
+            let read = |row: &rusqlite::Row<'_>| {
+                let limits = Limits { queue: row.get(1)?, tenant: row.get(2)? };
+                Ok(Settings { paused: row.get(0)?, limits, rescue_at: row.get(3)? })
+            };
             statement.query_row([queue], read).optional()
         })
         .map_err(|error| from_sql("store.lease", error))?;
     Ok(found.unwrap_or_default())
 }
 
+/// Notes that a lease of the queue may run out at `until`.
+pub(crate) fn rescue_by(tx: &Tx<'_>, queue: &str, until: Timestamp) -> Result<()> {
+    let sql = "INSERT INTO queue (name, rescue_at) VALUES (?1, ?2)
+               ON CONFLICT DO UPDATE SET rescue_at = ?2 WHERE rescue_at IS NULL OR rescue_at > ?2";
+    tx.run(sql, params![queue, until.0]).map(drop)
+}
+
+/// Gives back one queue's jobs whose lease ran out, if there can be any.
+pub(crate) fn rescue_queue(tx: &mut Tx<'_>, queue: &str, settings: &mut Settings) -> Result<()> {
+    if settings.rescue_at.is_none_or(|at| at > tx.now.0) {
+        return Ok(());
+    }
+    let now = tx.now.0;
+    rescue_where(tx, "lease.queue = ?2 AND leased_until <= ?1", params![now, queue])?;
+    let sql = "SELECT min(leased_until) FROM lease WHERE queue = ?1";
+    settings.rescue_at = tx.one(sql, [queue], |row| row.get(0))?.flatten();
+    tx.run("UPDATE queue SET rescue_at = ?2 WHERE name = ?1", params![queue, settings.rescue_at]).map(drop)
+}
+
+/// Gives back all jobs whose lease ran out: how many are ready again, and how many are dead.
+pub(crate) fn rescue(tx: &mut Tx<'_>) -> Result<(u64, u64)> {
+    let now = tx.now.0;
+    let rescued = rescue_where(tx, "leased_until <= ?1 OR leased_at > ?1", params![now])?;
+    let sql = "UPDATE queue SET rescue_at = (SELECT min(leased_until) FROM lease WHERE lease.queue = queue.name)
+               WHERE rescue_at <= ?1";
+    tx.run(sql, [now])?;
+    // A queue that nobody has set, and that has no leases, is like one that never was.
+    let sql = "DELETE FROM queue
+               WHERE paused = 0 AND queue_limit IS NULL AND tenant_limit IS NULL AND rescue_at IS NULL";
+    tx.run(sql, [])?;
+    Ok(rescued)
+}
+
+fn rescue_where(tx: &mut Tx<'_>, condition: &str, params: &[&dyn ToSql]) -> Result<(u64, u64)> {
+    let sql = format!(
+        "SELECT job.id, lease.queue, cancel, attempt + 1 >= max_attempts
+         FROM lease CROSS JOIN job ON job.id BETWEEN lease.id AND lease.last WHERE {condition}"
+    );
+    let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?));
+    let expired: Vec<(i64, String, bool, bool)> = tx.all(&sql, params, read)?;
+    if !expired.is_empty() {
+        tx.run(&format!("DELETE FROM lease WHERE {condition}"), params)?;
+    }
+    let (mut rescued, mut dead) = (0, 0);
+    let sql = "UPDATE job SET state = ?2, ended_at = iif(?2, ?3, NULL), attempt = attempt + 1,
+                 last_error = 'the lease ran out' WHERE id = ?1";
+    for (id, queue, cancelled, last) in &expired {
+        let state = match (cancelled, last) {
+            (true, _) => 3,
+            (false, true) => 2,
+            (false, false) => 0,
+        };
+        tx.run(sql, params![id, state, tx.now.0])?;
+        if state == 0 {
+            make_ready(tx, *id)?;
+        }
+        *(if state == 2 { &mut dead } else { &mut rescued }) += 1;
+        tx.signals.queue(queue);
+    }
+    Ok((rescued, dead))
+}
+
 /// Enqueues what a schedule fires.
 pub(crate) fn enqueue(tx: &mut Tx<'_>, job: &NewJob) -> Result<()> {
-    enqueue_all(tx, std::slice::from_ref(job)).map(drop)
+    enqueue_all(tx, &[job]).map(drop)
 }
 
 /// The moment up to which something kept for `retention` is over.

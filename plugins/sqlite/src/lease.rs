@@ -9,82 +9,176 @@ use selvedge_core::{
 };
 
 use crate::{
-    job,
+    job::{self, Settings},
     tx::{Tx, bytes, optional_bytes, time, trace},
 };
 
 /// A job's place in the order of its queue: priority, then due time, then number.
 type Place = (i16, i64, i64);
 
+/// What all leases of one call have in common.
+struct Grant<'a> {
+    /// A job's token is this plus its number: random, and such that a range of jobs can be checked at once.
+    base: i64,
+    until: Timestamp,
+    owner: &'a str,
+}
+
+/// Jobs of one queue and priority.
+#[derive(Clone, Copy)]
+enum Which {
+    /// The first ones that are due, this many at most.
+    First(i16, usize),
+    /// The one at this place.
+    Only(Place),
+}
+
 pub(crate) fn lease(tx: &mut Tx<'_>, request: &LeaseRequest) -> Result<Vec<LeasedJob>> {
-    let mut places: Vec<Place> = Vec::new();
+    let until = tx.now + request.hold.min(LeaseRequest::MAX_HOLD);
+    let grant = Grant { base: fastrand::i64(0..1 << 62), until, owner: &request.owner };
+    let mut queues: Vec<(&str, Settings)> = Vec::with_capacity(request.queues.len());
     for (index, queue) in request.queues.iter().enumerate() {
-        if !request.queues[..index].contains(queue) {
-            job::rescue(tx, Some(queue))?;
-            places.extend(next_of(tx, queue, request.limit)?);
+        if request.queues[..index].contains(queue) {
+            continue;
+        }
+        let mut settings = job::settings(tx, queue)?;
+        job::rescue_queue(tx, queue, &mut settings)?;
+        if !settings.paused {
+            queues.push((queue, settings));
         }
     }
-    // Queues are taken from all alike: by the same order that holds within each.
-    places.sort_unstable();
-    places.truncate(request.limit);
-    let until = tx.now + request.hold.min(LeaseRequest::MAX_HOLD);
-    let (which, ids) = match places.as_slice() {
-        [] => return Ok(Vec::new()),
-        [(_, _, id)] => ("= ?1", id.to_string()),
-        // One statement for all of them: most of an update's cost is the statement, not the row.
-        _ => {
-            let ids = places.iter().map(|(_, _, id)| id.to_string()).collect::<Vec<_>>();
-            ("IN (SELECT value FROM json_each(?1))", format!("[{}]", ids.join(",")))
+    let mut leased = Vec::new();
+    match queues.as_slice() {
+        [(queue, settings)] if settings.limits.tenant.is_none() => {
+            let room = room(tx, queue, settings, request.limit)?;
+            let mut above = i64::from(i16::MIN) - 1;
+            while leased.len() < room {
+                let Some(level) = next_level(tx, queue, None, above)? else { break };
+                leased.extend(take(tx, queue, settings, &grant, Which::First(level, room - leased.len()))?);
+                above = i64::from(level);
+            }
         }
-    };
-    let sql = format!(
-        "UPDATE job SET state = 1, attempt = attempt + 1, token = random(), leased_at = ?2, leased_until = ?3, owner = ?4
-         WHERE id {which}
-         RETURNING id, token, queue, payload, priority, tenant, attempt, max_attempts, checkpoint, trace, enqueued_at,
-                   run_at"
-    );
-    let read = |row: &Row<'_>| Ok((row.get::<_, i64>(11)?, leased_job(row, until)?));
-    let mut leased = tx.all(&sql, params![ids, tx.now.0, until.0, request.owner], read)?;
-    // SQLite does not promise an order for what RETURNING gives.
-    leased.sort_unstable_by_key(|(run_at, job)| (job.priority, *run_at, job.id.0));
+        _ => {
+            for (which, queue, settings) in shares(tx, &queues, request.limit)? {
+                leased.extend(take(tx, queue, settings, &grant, which)?);
+            }
+            leased.sort_unstable_by_key(|(run_at, job)| (job.priority, *run_at, job.id.0));
+        }
+    }
     Ok(leased.into_iter().map(|(_, job)| job).collect())
 }
 
-/// Columns by number: looking a name up costs as much as reading the value.
-fn leased_job(row: &Row<'_>, leased_until: Timestamp) -> rusqlite::Result<LeasedJob> {
-    let id = row.get(0)?;
-    Ok(LeasedJob {
-        lease: Lease { target: LeaseTarget::Job, id, token: row.get(1)? },
-        id: JobId(id),
-        queue: row.get(2)?,
-        payload: bytes(row, 3)?,
-        priority: row.get(4)?,
-        tenant: row.get(5)?,
-        attempt: row.get(6)?,
-        max_attempts: row.get(7)?,
-        checkpoint: optional_bytes(row, 8)?,
-        trace: trace(row, 9)?,
-        enqueued_at: time(row, 10)?,
-        leased_until,
-    })
+/// What is taken from each queue when all are taken from alike, by the same order that holds within each.
+fn shares<'a>(
+    tx: &Tx<'_>,
+    queues: &'a [(&'a str, Settings)],
+    limit: usize,
+) -> Result<Vec<(Which, &'a str, &'a Settings)>> {
+    let mut places: Vec<(Place, usize)> = Vec::new();
+    for (index, (queue, settings)) in queues.iter().enumerate() {
+        let room = room(tx, queue, settings, limit)?;
+        let next = match settings.limits.tenant {
+            None => by_priority(tx, queue, &Tenants::All, room)?,
+            Some(most) => within_tenant_limit(tx, queue, most as usize, room)?,
+        };
+        places.extend(next.into_iter().map(|place| (place, index)));
+    }
+    places.sort_unstable();
+    places.truncate(limit);
+    let (mut single, mut first) = (Vec::new(), HashMap::<_, usize>::new());
+    for (place, index) in places {
+        let (queue, settings) = &queues[index];
+        if settings.limits.tenant.is_some() {
+            // Others may stand before it, whose tenant has no room.
+            single.push((Which::Only(place), *queue, settings));
+        } else {
+            *first.entry((index, place.0)).or_default() += 1;
+        }
+    }
+    let first = first.into_iter().map(|((index, priority), count)| (Which::First(priority, count), index));
+    single.extend(first.map(|(which, index)| (which, queues[index].0, &queues[index].1)));
+    Ok(single)
 }
 
-/// The first `limit` places of a queue that may run now, within its limits.
-fn next_of(tx: &Tx<'_>, queue: &str, limit: usize) -> Result<Vec<Place>> {
-    let (paused, limits) = job::settings(tx, queue)?;
-    if paused {
-        return Ok(Vec::new());
+/// Leases jobs; with their due times, in order.
+fn take(
+    tx: &Tx<'_>,
+    queue: &str,
+    settings: &Settings,
+    grant: &Grant<'_>,
+    which: Which,
+) -> Result<Vec<(i64, LeasedJob)>> {
+    let (priority, run_at, id, limit, condition) = match which {
+        Which::First(priority, count) => (priority, tx.now.0, None, count, "ready.run_at <= ?3 AND ?4 IS NULL"),
+        Which::Only((priority, run_at, id)) => (priority, run_at, Some(id), 1, "ready.run_at = ?3 AND ready.id = ?4"),
+    };
+    let sql = format!(
+        "SELECT ready.id, ready.run_at, enqueued_at, attempt, max_attempts, job.tenant, checkpoint, trace, payload
+         FROM ready CROSS JOIN job ON job.id = ready.id
+         WHERE ready.queue = ?1 AND ready.priority = ?2 AND {condition} ORDER BY ready.run_at, ready.id LIMIT ?5"
+    );
+    let mut taken: Vec<(i64, LeasedJob)> = Vec::new();
+    let read = |row: &Row<'_>| {
+        if taken.is_empty() {
+            taken.reserve(limit.min(256));
+        }
+        // Columns by number: looking a name up costs as much as reading the value.
+        let id: i64 = row.get(0)?;
+        let job = LeasedJob {
+            lease: Lease { target: LeaseTarget::Job, id, token: grant.base + id },
+            id: JobId(id),
+            queue: queue.to_owned(),
+            payload: bytes(row, 8)?,
+            priority,
+            tenant: row.get(5)?,
+            attempt: row.get::<_, u32>(3)? + 1,
+            max_attempts: row.get(4)?,
+            checkpoint: optional_bytes(row, 6)?,
+            trace: trace(row, 7)?,
+            enqueued_at: time(row, 2)?,
+            leased_until: grant.until,
+        };
+        taken.push((row.get(1)?, job));
+        Ok(())
+    };
+    let most = i64::try_from(limit).unwrap_or(i64::MAX);
+    tx.each(&sql, params![queue, priority, run_at, id, most], read)?;
+    let (Some((from, first)), Some((to, last))) = (taken.first(), taken.last()) else { return Ok(taken) };
+    let limited = settings.has_limits();
+    for span in taken.chunk_by(|(_, a), (_, b)| !limited && a.id.0 + 1 == b.id.0) {
+        grant_span(tx, queue, grant, limited, span)?;
     }
-    let mut room = limit;
-    if let Some(most) = limits.queue {
-        let sql = "SELECT count(*) FROM job WHERE state = 1 AND queue = ?1";
-        let running: i64 = tx.one(sql, [queue], |row| row.get(0))?.unwrap_or(0);
-        room = room.min(usize::try_from(i64::from(most) - running).unwrap_or(0));
+    // SQLite walks along two ranges faster than along one whose end is a pair.
+    let mut first_id = first.id.0;
+    if from < to {
+        tx.run("DELETE FROM ready WHERE queue = ?1 AND priority = ?2 AND run_at < ?3", params![queue, priority, to])?;
+        first_id = i64::MIN;
     }
-    match limits.tenant {
-        None => by_priority(tx, queue, &Tenants::All, room),
-        Some(most) => within_tenant_limit(tx, queue, most as usize, room),
+    let sql = "DELETE FROM ready WHERE queue = ?1 AND priority = ?2 AND run_at = ?3 AND id BETWEEN ?4 AND ?5";
+    tx.run(sql, params![queue, priority, to, first_id, last.id.0])?;
+    if settings.rescue_at.is_none_or(|at| at > grant.until.0) {
+        job::rescue_by(tx, queue, grant.until)?;
     }
+    Ok(taken)
+}
+
+/// Writes down whose a run of jobs is from now on.
+fn grant_span(tx: &Tx<'_>, queue: &str, grant: &Grant<'_>, limited: bool, span: &[(i64, LeasedJob)]) -> Result<()> {
+    let ([(_, first), ..], [.., (_, last)]) = (span, span) else { return Ok(()) };
+    let sql = "INSERT INTO lease (id, last, token, leased_at, leased_until, queue, tenant, owner, limited)
+               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+    let tenant = first.tenant.as_deref().filter(|_| limited);
+    let (now, until) = (tx.now.0, grant.until.0);
+    tx.run(sql, params![first.id.0, last.id.0, first.lease.token, now, until, queue, tenant, grant.owner, limited])
+        .map(drop)
+}
+
+/// How many jobs of the queue may be leased, at most `limit`.
+fn room(tx: &Tx<'_>, queue: &str, settings: &Settings, limit: usize) -> Result<usize> {
+    let Some(most) = settings.limits.queue else { return Ok(limit) };
+    let sql = "SELECT count(*) FROM lease INDEXED BY lease_limited WHERE limited = 1 AND queue = ?1";
+    let running: i64 = tx.one(sql, [queue], |row| row.get(0))?.unwrap_or(0);
+    Ok(limit.min(usize::try_from(i64::from(most) - running).unwrap_or(0)))
 }
 
 /// Whose jobs are looked at.
@@ -94,13 +188,13 @@ enum Tenants<'a> {
     One(&'a str),
 }
 
-/// Goes from one priority to the next, so that jobs which are not due yet are never scanned: within one priority what is
-/// due is the beginning of the index.
+/// The first `room` places of a queue that may run now. Goes from one priority to the next, so that jobs which are not due
+/// yet are never scanned: within one priority what is due is the beginning.
 fn by_priority(tx: &Tx<'_>, queue: &str, tenants: &Tenants<'_>, room: usize) -> Result<Vec<Place>> {
     let (index, condition) = match tenants {
-        Tenants::All => ("job_ready", ""),
-        Tenants::None => ("job_ready", "AND tenant IS NULL"),
-        Tenants::One(_) => ("job_tenant", "AND tenant = ?5"),
+        Tenants::All => ("", ""),
+        Tenants::None => ("", "AND tenant IS NULL"),
+        Tenants::One(_) => ("INDEXED BY ready_tenant", "AND tenant = ?5"),
     };
     let tenant = match tenants {
         Tenants::One(tenant) => Some(*tenant),
@@ -112,8 +206,8 @@ fn by_priority(tx: &Tx<'_>, queue: &str, tenants: &Tenants<'_>, room: usize) -> 
         let level = next_level(tx, queue, tenant, above)?;
         let Some(priority) = level else { break };
         let sql = format!(
-            "SELECT run_at, id FROM job INDEXED BY {index}
-             WHERE state = 0 AND queue = ?1 AND priority = ?2 AND run_at <= ?3 {condition} ORDER BY run_at, id LIMIT ?4"
+            "SELECT run_at, id FROM ready {index}
+             WHERE queue = ?1 AND priority = ?2 AND run_at <= ?3 {condition} ORDER BY run_at, id LIMIT ?4"
         );
         let rest = i64::try_from(room - places.len()).unwrap_or(i64::MAX);
         let read = |row: &Row<'_>| Ok((priority, row.get(0)?, row.get(1)?));
@@ -129,14 +223,13 @@ fn by_priority(tx: &Tx<'_>, queue: &str, tenants: &Tenants<'_>, room: usize) -> 
 fn next_level(tx: &Tx<'_>, queue: &str, tenant: Option<&str>, above: i64) -> Result<Option<i16>> {
     match tenant {
         Some(tenant) => {
-            let sql = "SELECT priority FROM job INDEXED BY job_tenant
-                       WHERE state = 0 AND tenant IS NOT NULL AND queue = ?1 AND tenant = ?3 AND priority > ?2
+            let sql = "SELECT priority FROM ready INDEXED BY ready_tenant
+                       WHERE tenant IS NOT NULL AND queue = ?1 AND tenant = ?3 AND priority > ?2
                        ORDER BY priority LIMIT 1";
             tx.one(sql, params![queue, above, tenant], |row| row.get(0))
         }
         None => {
-            let sql = "SELECT priority FROM job INDEXED BY job_ready WHERE state = 0 AND queue = ?1 AND priority > ?2
-                       ORDER BY priority LIMIT 1";
+            let sql = "SELECT priority FROM ready WHERE queue = ?1 AND priority > ?2 ORDER BY priority LIMIT 1";
             tx.one(sql, params![queue, above], |row| row.get(0))
         }
     }
@@ -147,13 +240,14 @@ fn within_tenant_limit(tx: &Tx<'_>, queue: &str, most: usize, room: usize) -> Re
     if room == 0 {
         return Ok(Vec::new());
     }
-    let sql = "SELECT tenant, count(*) FROM job WHERE state = 1 AND queue = ?1 AND tenant IS NOT NULL GROUP BY tenant";
+    let sql = "SELECT tenant, count(*) FROM lease INDEXED BY lease_limited
+               WHERE limited = 1 AND queue = ?1 AND tenant IS NOT NULL GROUP BY tenant";
     let running: HashMap<String, usize> =
         tx.all(sql, [queue], |row| Ok((row.get(0)?, row.get(1)?)))?.into_iter().collect();
     let mut places = by_priority(tx, queue, &Tenants::None, room)?;
     let mut last = String::new();
-    let sql = "SELECT tenant FROM job INDEXED BY job_tenant
-               WHERE state = 0 AND tenant IS NOT NULL AND queue = ?1 AND tenant > ?2 ORDER BY tenant LIMIT 1";
+    let sql = "SELECT tenant FROM ready INDEXED BY ready_tenant
+               WHERE tenant IS NOT NULL AND queue = ?1 AND tenant > ?2 ORDER BY tenant LIMIT 1";
     while let Some(tenant) = tx.one(sql, params![queue, last], |row| row.get::<_, String>(0))? {
         let free = most.saturating_sub(running.get(&tenant).copied().unwrap_or(0));
         places.extend(by_priority(tx, queue, &Tenants::One(&tenant), free.min(room))?);

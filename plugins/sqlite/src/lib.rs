@@ -39,6 +39,7 @@ mod read;
 mod reader;
 mod room;
 mod schema;
+mod span;
 mod store;
 mod topic;
 mod tx;

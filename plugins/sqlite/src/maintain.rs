@@ -8,13 +8,13 @@ use selvedge_core::{
     store::{Maintain, Maintained},
 };
 
-use crate::{cron, job, outbox, tx::Tx};
+use crate::{cron, job, outbox, span, tx::Tx};
 
 /// Smaller steps back are waited out.
 pub(crate) const STEP: Duration = Duration::from_secs(1);
 
 pub(crate) fn maintain(tx: &mut Tx<'_>, request: &Maintain) -> Result<Maintained> {
-    let (rescued, dead) = job::rescue(tx, None)?;
+    let (rescued, dead) = job::rescue(tx)?;
     let rescued = rescued + outbox::rescue(tx)?;
     let fired = cron::fire(tx)?;
     let (now, keep) = (tx.now, request.retention);
@@ -54,16 +54,24 @@ pub(crate) fn mark_time(tx: &Tx<'_>) -> Result<()> {
 pub(crate) fn shift_back(tx: &mut Tx<'_>, ahead: Timestamp) -> Result<()> {
     let (now, step) = (tx.now.0, ahead.0.saturating_sub(tx.now.0));
     tracing::warn!(step_us = step, "the wall clock has stepped back: retries move with it and leases end");
-    let sql = "UPDATE job SET run_at = run_at - ?1 WHERE state < 2 AND run_at > ?2 AND (run_at <= ?3 OR attempt > 0)";
-    tx.run(sql, params![step, now, ahead.0])?;
+    let sql = format!(
+        "UPDATE job SET run_at = run_at - ?1
+         WHERE state < 2 AND run_at > ?2
+           AND (run_at <= ?3 OR attempt > 0 OR EXISTS (SELECT 1 FROM lease WHERE {}))",
+        span::OF_JOB
+    );
+    if tx.run(&sql, params![step, now, ahead.0])? > 0 {
+        job::reorder(tx)?;
+    }
     tx.run("UPDATE outbox SET run_at = run_at - ?1 WHERE state < 2 AND run_at > ?2", params![step, now])?;
     for (table, from, until, held) in [
-        ("job", "leased_at", "leased_until", "state = 1"),
+        ("lease", "leased_at", "leased_until", "true"),
         ("outbox", "leased_at", "leased_until", "state = 2"),
         ("idempotency", "claimed_at", "claimed_until", "token IS NOT NULL"),
     ] {
         tx.run(&format!("UPDATE {table} SET {until} = ?1 WHERE {held} AND {from} > ?1"), [now])?;
     }
+    tx.run("UPDATE queue SET rescue_at = ?1 WHERE rescue_at > ?1", [now])?;
     tx.run("UPDATE quota SET refilled_at = ?1 WHERE refilled_at > ?1", [now])?;
     cron::recount(tx)?;
     tx.signals.outbox();

@@ -12,7 +12,9 @@ use selvedge_core::{
 use crate::{
     cron,
     error::from_sql,
-    fact, intent, outbox, topic,
+    fact, intent, outbox,
+    span::OF_JOB,
+    topic,
     tx::{bytes, optional_bytes, optional_time, time, trace},
 };
 
@@ -25,7 +27,8 @@ pub(crate) fn read(conn: &Connection, query: Query, now: Timestamp) -> Result<Ro
     Ok(match query {
         Query::Jobs(filter) => Rows::Jobs(jobs(conn, &filter)?),
         Query::Job(id) => {
-            Rows::Jobs(Page { items: all(conn, "SELECT * FROM job WHERE id = ?1", [id.0], job)?, next: None })
+            let sql = format!("{JOBS} {OF_JOB} WHERE job.id = ?1");
+            Rows::Jobs(Page { items: all(conn, &sql, [id.0], job)?, next: None })
         }
         Query::Queues => Rows::Queues(queues(conn, now)?),
         Query::Schedules => {
@@ -113,18 +116,25 @@ fn page<T>(
     Ok(Page { items: rows.into_iter().map(|(_, row)| row).collect(), next })
 }
 
+/// Jobs with their leases, [`OF_JOB`] to follow; `attempts` counts the one that runs.
+const JOBS: &str = "SELECT job.*, leased_until, owner, lease.id IS NOT NULL AS running,
+                      attempt + (lease.id IS NOT NULL) AS attempts
+                    FROM job LEFT JOIN lease ON ";
+
 fn jobs(conn: &Connection, filter: &JobFilter) -> Result<Page<JobView>> {
-    let state = filter.state.map(|state| match state {
-        JobState::Ready => 0,
-        JobState::Running => 1,
-        JobState::Dead => 2,
-        JobState::Cancelled => 3,
-    });
-    let sql = "SELECT * FROM job
-               WHERE id > ?1 AND (?3 IS NULL OR queue = ?3) AND (?4 IS NULL OR tenant = ?4) AND (?5 IS NULL OR state = ?5)
-               ORDER BY id LIMIT ?2";
+    let state = match filter.state {
+        None => "",
+        Some(JobState::Ready) => "AND state = 0 AND lease.id IS NULL",
+        Some(JobState::Running) => "AND lease.id IS NOT NULL",
+        Some(JobState::Dead) => "AND state = 2",
+        Some(JobState::Cancelled) => "AND state = 3",
+    };
+    let sql = format!(
+        "{JOBS} {OF_JOB} WHERE job.id > ?1 AND (?3 IS NULL OR job.queue = ?3) AND (?4 IS NULL OR job.tenant = ?4) {state}
+         ORDER BY job.id LIMIT ?2"
+    );
     let after = filter.after.map_or(0, |id| id.0);
-    page(conn, sql, &[&after, &filter.queue, &filter.tenant, &state], filter.limit, |row| {
+    page(conn, &sql, &[&after, &filter.queue, &filter.tenant], filter.limit, |row| {
         let view = job(row)?;
         Ok((view.id.0, view))
     })
@@ -135,15 +145,15 @@ fn job(row: &Row<'_>) -> rusqlite::Result<JobView> {
         id: JobId(row.get("id")?),
         queue: row.get("queue")?,
         state: match row.get::<_, u8>("state")? {
+            0 if row.get("running")? => JobState::Running,
             0 => JobState::Ready,
-            1 => JobState::Running,
             2 => JobState::Dead,
             _ => JobState::Cancelled,
         },
         priority: row.get("priority")?,
         tenant: row.get("tenant")?,
         unique: row.get("unique_key")?,
-        attempt: row.get("attempt")?,
+        attempt: row.get("attempts")?,
         max_attempts: row.get("max_attempts")?,
         run_at: time(row, "run_at")?,
         enqueued_at: time(row, "enqueued_at")?,
@@ -173,10 +183,13 @@ fn event(row: &Row<'_>) -> rusqlite::Result<(i64, EventView)> {
 fn queues(conn: &Connection, now: Timestamp) -> Result<Vec<QueueStats>> {
     let paused = all(conn, "SELECT name FROM queue WHERE paused", [], |row| row.get::<_, String>(0))?;
     let paused: HashSet<String> = paused.into_iter().collect();
-    let sql = "SELECT queue, tenant, sum(state = 0 AND run_at <= ?1), sum(state = 0 AND run_at > ?1), sum(state = 1),
-                 sum(state = 2), min(iif(state = 0 AND run_at <= ?1, run_at, NULL))
-               FROM job GROUP BY queue, tenant";
-    let rows = all(conn, sql, [now.0], |row| {
+    let sql = format!(
+        "SELECT job.queue, job.tenant, sum(state = 0 AND lease.id IS NULL AND run_at <= ?1),
+                 sum(state = 0 AND lease.id IS NULL AND run_at > ?1), sum(lease.id IS NOT NULL), sum(state = 2),
+                 min(iif(state = 0 AND lease.id IS NULL AND run_at <= ?1, run_at, NULL))
+         FROM job LEFT JOIN lease ON {OF_JOB} GROUP BY job.queue, job.tenant"
+    );
+    let rows = all(conn, &sql, [now.0], |row| {
         let queue: String = row.get(0)?;
         let oldest = row.get::<_, Option<i64>>(6)?.map_or(now, Timestamp);
         Ok(QueueStats {

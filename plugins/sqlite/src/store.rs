@@ -179,12 +179,7 @@ impl Store for SqliteStore {
 
     async fn commit(&self, cx: &Context, commit: Commit) -> Result<Receipt> {
         commit.check()?;
-        let room = self.0.room;
-        let work = move |tx: &mut Tx<'_>| {
-            room.map_or(Ok(()), |room| room.check(tx, &commit))?;
-            apply_checked(tx, &commit)
-        };
-        self.write(cx, "store.commit", work).await
+        self.0.writer.commit(cx, commit, self.0.room).await
     }
 
     async fn lease(&self, cx: &Context, request: LeaseRequest) -> Result<Vec<LeasedJob>> {

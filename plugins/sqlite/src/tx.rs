@@ -36,6 +36,21 @@ impl Tx<'_> {
             .map_err(write_error)
     }
 
+    /// Looks at all rows, one after the other.
+    pub(crate) fn each(
+        &self,
+        sql: &str,
+        params: impl Params,
+        mut look: impl FnMut(&Row<'_>) -> rusqlite::Result<()>,
+    ) -> Result<()> {
+        let mut statement = self.conn.prepare_cached(sql).map_err(write_error)?;
+        let mut rows = statement.query(params).map_err(write_error)?;
+        while let Some(row) = rows.next().map_err(write_error)? {
+            look(row).map_err(write_error)?;
+        }
+        Ok(())
+    }
+
     /// All rows.
     pub(crate) fn all<T>(
         &self,

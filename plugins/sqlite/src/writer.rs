@@ -15,15 +15,16 @@ use futures_channel::oneshot;
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 use selvedge_core::store::hub::Hub;
 use selvedge_core::{
-    Context, Error, ErrorKind, Result,
-    store::{LeaseRequest, LeasedJob},
+    Commit, Context, Error, ErrorKind, Result,
+    store::{LeaseRequest, LeasedJob, Receipt},
 };
 
 use crate::{
     clock::StoreClock,
-    combine::{self, LeaseWork},
+    combine::{self, CommitWork, LeaseWork},
     error::{closed, from_sql, repeat},
     maintain,
+    room::Room,
     tx::Tx,
 };
 
@@ -109,7 +110,8 @@ where
 
 enum Message {
     Work(Box<dyn Work>),
-    Lease(LeaseWork),
+    Commit(Box<CommitWork>),
+    Lease(Box<LeaseWork>),
     /// Everything before it is done first.
     Close(oneshot::Sender<()>),
 }
@@ -118,7 +120,8 @@ impl Message {
     fn into_work(self) -> Option<Box<dyn Work>> {
         match self {
             Self::Work(work) => Some(work),
-            Self::Lease(work) => Some(Box::new(work)),
+            Self::Commit(work) => Some(work),
+            Self::Lease(work) => Some(work),
             Self::Close(_) => None,
         }
     }
@@ -170,12 +173,21 @@ impl Writer {
         answer.await.map_err(|_| closed())?
     }
 
+    /// Makes a commit that was checked, together with others that want the like.
+    pub(crate) async fn commit(&self, cx: &Context, commit: Commit, room: Option<Room>) -> Result<Receipt> {
+        cx.check("store.commit")?;
+        let (reply, answer) = oneshot::channel();
+        let work = CommitWork { cx: cx.clone(), commit, room, receipt: None, reply };
+        self.sender.send(Message::Commit(Box::new(work))).map_err(|_| closed())?;
+        answer.await.map_err(|_| closed())?
+    }
+
     /// Leases jobs, together with others that want the same.
     pub(crate) async fn lease(&self, cx: &Context, request: LeaseRequest) -> Result<Vec<LeasedJob>> {
         cx.check("store.lease")?;
         let (reply, answer) = oneshot::channel();
         let work = LeaseWork { cx: cx.clone(), request, jobs: Vec::new(), reply };
-        self.sender.send(Message::Lease(work)).map_err(|_| closed())?;
+        self.sender.send(Message::Lease(Box::new(work))).map_err(|_| closed())?;
         answer.await.map_err(|_| closed())?
     }
 
@@ -277,7 +289,8 @@ impl WriterThread {
     fn group(&mut self, first: Message) -> Option<Message> {
         let began = Instant::now();
         let (mut next, mut first) = (None, Some(first));
-        let (mut group, mut leases) = (Group::new(), Vec::new());
+        let (mut group, mut commits, mut leases) =
+            (Group::with_capacity(64), Vec::<Box<CommitWork>>::with_capacity(64), Vec::with_capacity(64));
         let (clock, hub) = (self.config.clock.clone(), self.config.hub.clone());
         let mut signals = hub.signals();
         let committed = (|| {
@@ -285,11 +298,28 @@ impl WriterThread {
             let mut tx = Tx { conn: &transaction, now: clock.now(), signals: &mut signals };
             let mut open = true;
             loop {
-                open &= group.len() + leases.len() < GROUP && began.elapsed() < GROUP_TIME;
+                // What only waits costs no time, so the clock is not asked for each.
+                let waiting = commits.len() + leases.len();
+                open &= group.len() + waiting < GROUP && (waiting % 16 > 0 || began.elapsed() < GROUP_TIME);
                 let began_with = first.is_some();
                 let message = first.take().or_else(|| if open { self.receiver.try_recv().ok() } else { None });
+                // Commits that are alike wait for each other; everything else comes after them, as it was asked for.
+                let joins = match (&message, commits.first()) {
+                    (_, None) | (Some(Message::Lease(_)), _) => true,
+                    (Some(Message::Commit(work)), Some(first)) => work.alike() == first.alike(),
+                    _ => false,
+                };
+                if !joins && let Err(error) = combine::commit(&mut tx, &mut commits, &mut group) {
+                    next = message;
+                    return Err(error);
+                }
+                let message = match message {
+                    Some(Message::Commit(work)) if work.alike().is_none() => Some(Message::Work(work)),
+                    message => message,
+                };
                 match message {
                     Some(Message::Lease(work)) => leases.push(work),
+                    Some(Message::Commit(work)) => commits.push(work),
                     Some(Message::Work(mut work)) if began_with || !work.is_alone() => {
                         open &= !work.is_alone();
                         let (before, guarded) = (transaction.total_changes(), work.needs_savepoint());
@@ -322,8 +352,9 @@ impl WriterThread {
             }
             Err(error) => {
                 // `first` is still there when the transaction could not even begin.
-                let waiting = leases.into_iter().map(|work| Box::new(work) as Box<dyn Work>);
-                group.extend(first.and_then(Message::into_work).into_iter().chain(waiting).map(|work| (work, Ok(()))));
+                let waiting = commits.into_iter().map(Message::Commit).chain(leases.into_iter().map(Message::Lease));
+                group
+                    .extend(first.into_iter().chain(waiting).filter_map(Message::into_work).map(|work| (work, Ok(()))));
                 self.repeat_guarded(group, &error);
             }
         }

@@ -83,6 +83,81 @@ async fn a_commit_that_fails_halfway_leaves_nothing_and_its_neighbours_stay() {
     assert_eq!(payloads(&store, "work").await.len(), 100, "the jobs with a wrong token are still there");
 }
 
+/// Commits that only end jobs share statements: each still learns of its own leases, whatever its neighbours hold.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn callers_that_complete_at_once_learn_of_their_own_leases() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(folder.path().join("app.db")).unwrap();
+    let cx = Context::new();
+    store.commit(&cx, Commit::new().enqueue((0..400).map(|n| NewJob::new("q", n.to_string())))).await.unwrap();
+    let jobs = store.lease(&cx, LeaseRequest::new("q", 400)).await.unwrap();
+    let tasks: Vec<_> = jobs
+        .chunks(4)
+        .enumerate()
+        .map(|(caller, own)| {
+            let mut leases: Vec<_> = own.iter().map(|job| job.lease).collect();
+            // In any order; every fifth caller has a wrong token, every seventh names a lease twice.
+            leases.rotate_left(caller % 4);
+            let (wrong, twice) = (caller % 5 == 0, caller % 7 == 0);
+            if wrong {
+                leases[1].token ^= 1;
+            }
+            let mut lost = if wrong { vec![leases[1]] } else { Vec::new() };
+            if twice {
+                leases.push(leases[0]);
+                lost.push(leases[0]);
+            }
+            let store = store.clone();
+            tokio::spawn(async move {
+                let cx = Context::new();
+                if caller % 2 == 0 {
+                    let receipt = store.commit(&cx, Commit::new().complete_many(leases)).await.unwrap();
+                    assert_eq!(receipt.lost().collect::<Vec<_>>(), lost, "caller {caller}");
+                } else {
+                    for lease in leases {
+                        let result = store.commit(&cx, Commit::new().complete(lease)).await;
+                        let expected = if lost.contains(&lease) { result.is_err() || twice } else { result.is_ok() };
+                        assert!(expected, "caller {caller}: {result:?}");
+                    }
+                }
+                usize::from(wrong)
+            })
+        })
+        .collect();
+    let mut left = 0;
+    for task in tasks {
+        left += task.await.unwrap();
+    }
+    assert_eq!(left, 20);
+    let still: Vec<_> = payloads(&store, "q").await;
+    assert_eq!(still.len(), left, "only those with a wrong token are still there");
+    assert_eq!(store.queues(&cx).await.unwrap()[0].running, left as u64, "and they still run");
+}
+
+#[tokio::test]
+async fn jobs_that_wait_and_run_out_are_found_whoever_leases_and_extends() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(folder.path().join("app.db")).unwrap();
+    let cx = Context::new();
+    let soon = Duration::from_millis(60);
+    for queue in ["a", "b"] {
+        store.commit(&cx, Commit::new().enqueue((0..3).map(|n| NewJob::new(queue, n.to_string())))).await.unwrap();
+    }
+    let hour = |queue: &str, limit| LeaseRequest::new(queue, limit).hold(Duration::from_secs(3600));
+    let long = store.lease(&cx, hour("a", 2)).await.unwrap();
+    assert_eq!(store.lease(&cx, hour("b", 3)).await.unwrap().len(), 3);
+    assert_eq!(store.lease(&cx, LeaseRequest::new("a", 1).hold(soon)).await.unwrap().len(), 1);
+    // A lease can also be made shorter.
+    store.commit(&cx, Commit::new().extend(long[1].lease, soon)).await.unwrap();
+    assert!(store.lease(&cx, hour("a", 9)).await.unwrap().is_empty(), "all of them run");
+    tokio::time::sleep(soon * 2).await;
+    assert!(store.lease(&cx, hour("b", 9)).await.unwrap().is_empty(), "those of the other queue still run");
+    let again = store.lease(&cx, hour("a", 9)).await.unwrap();
+    assert_eq!(again.iter().map(|job| (job.id, job.attempt)).collect::<Vec<_>>(), [(long[1].id, 2), (again[1].id, 2)]);
+    let lost = store.commit(&cx, Commit::new().complete_many(long.iter().map(|job| job.lease))).await.unwrap();
+    assert_eq!(lost.lost().collect::<Vec<_>>(), [long[1].lease]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn callers_that_lease_at_once_get_different_jobs_in_order() {
     let folder = tempfile::tempdir().unwrap();
