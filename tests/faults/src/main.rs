@@ -5,13 +5,17 @@
 //! outside of the Store what it promised, and judge it by that.
 
 mod child;
+mod client;
 mod counts;
+mod disk;
+mod idempotency;
 mod judge;
 mod plan;
 mod produce;
 mod proxy;
 mod queue;
 mod server;
+mod service;
 mod task;
 mod worker;
 
@@ -29,6 +33,14 @@ struct Cli {
 enum Role {
     /// The queue, under killed and frozen workers, crashes, bad connections, wrong clocks and a full disk.
     Queue(counts::Options),
+    /// An HTTP service with idempotency keys, under killed and frozen processes, crashes, and clients that try again.
+    Idempotency(counts::Options),
+    /// A process of the service of `idempotency`.
+    #[command(hide = true)]
+    Service(service::Options),
+    /// The full disk of `queue`, in a mount namespace of its own.
+    #[command(hide = true)]
+    Disk(disk::Options),
     /// A worker of `queue`.
     #[command(hide = true)]
     Worker(worker::Options),
@@ -42,6 +54,9 @@ async fn main() -> anyhow::Result<()> {
         .init();
     match Cli::parse().role {
         Role::Queue(options) => queue::run(options).await,
+        Role::Idempotency(options) => idempotency::run(options).await,
+        Role::Service(options) => service::run(options).await,
+        Role::Disk(options) => disk::run(options).await,
         Role::Worker(options) => worker::run(options).await,
     }
 }

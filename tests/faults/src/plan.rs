@@ -22,6 +22,8 @@ pub(crate) struct Plan {
     pub(crate) crashes: Vec<u64>,
     /// Connections are ended by the server after so many kills.
     pub(crate) terminations: Vec<u64>,
+    /// How often the disk fills, afterwards.
+    pub(crate) disks: u64,
     /// For the dice of the proxies and what the producers make.
     pub(crate) seeds: [u64; 4],
 }
@@ -51,7 +53,7 @@ impl Plan {
         let crashes = moments((kills / 50).max(1));
         let terminations = moments((kills / 25).max(1));
         let seeds = std::array::from_fn(|_| dice.u64(..));
-        Self { lives, skews, freezes, crashes, terminations, seeds }
+        Self { lives, skews, freezes, crashes, terminations, disks: (kills / 200).clamp(1, 5), seeds }
     }
 }
 

@@ -20,6 +20,7 @@ use tokio::{sync::Notify, time::sleep};
 use crate::{
     child::{Child, Skew, faketime},
     counts::{Options, Report, Tally, lock},
+    disk,
     judge::{self, Effect, Note},
     plan::Plan,
     produce::{self, Ledger},
@@ -138,16 +139,27 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     producers.calm();
     stage.bar.finish_and_clear();
 
-    settle(&stage, &direct).await?;
+    let workers = (0..3).map(|_| stage.worker(stage.server.url(), None, false)).collect::<Result<Vec<_>>>()?;
+    work_off(&direct).await;
+    drop(workers);
     keeping.abort();
     counting.abort();
     let effects = effects(&stage.server.client().await?).await?;
     let promises = lock(&stage.ledger.promises).clone();
-    let verdict = judge::judge(&promises, &effects, &notes(&direct).await?);
+    let mut verdict = judge::judge(&promises, &effects, &notes(&direct).await?);
     let mut not_injected = Vec::new();
     if faketime().is_none() {
         not_injected.push("skewed wall clocks: libfaketime is not installed (Debian: faketime), so only the engines' clocks were wrong".to_owned());
     }
+    match disk::run_apart(plan.disks, first).await? {
+        disk::Outcome::Refused(why) => not_injected.push(why),
+        disk::Outcome::Done { verdict: also, by_kind, seen } => {
+            verdict += also;
+            by_kind.iter().for_each(|(kind, count)| stage.injected.add(kind, *count));
+            seen.iter().for_each(|(what, count)| stage.seen.add(&format!("disk_{what}"), *count));
+        }
+    }
+    not_injected.iter().for_each(|what| tracing::warn!("not injected: {what}"));
     let report = Report {
         rounds,
         injected: stage.injected.total(),
@@ -267,10 +279,8 @@ async fn count(stage: Arc<Stage>) {
     }
 }
 
-/// Works off what is left, without faults.
-async fn settle(stage: &Arc<Stage>, store: &PostgresStore) -> Result<()> {
-    let url = stage.server.url();
-    let _workers = (0..3).map(|_| stage.worker(url, None, false)).collect::<Result<Vec<_>>>()?;
+/// Waits until the workers have worked off what is left, without faults.
+pub(crate) async fn work_off(store: &PostgresStore) {
     let spinner = ProgressBar::new_spinner();
     spinner.enable_steady_tick(Duration::from_millis(100));
     let (mut left, mut last, mut moved) = (u64::MAX, u64::MAX, Instant::now());
@@ -286,6 +296,7 @@ async fn settle(stage: &Arc<Stage>, store: &PostgresStore) -> Result<()> {
             (last, moved) = (left, Instant::now());
         }
         if moved.elapsed() > STUCK {
+            // The judge counts them as lost.
             tracing::error!(left, "jobs do not come to an end, without any fault");
             break;
         }
@@ -293,15 +304,14 @@ async fn settle(stage: &Arc<Stage>, store: &PostgresStore) -> Result<()> {
         sleep(Duration::from_millis(100)).await;
     }
     spinner.finish_and_clear();
-    Ok(())
 }
 
-async fn effects(client: &Client) -> Result<Vec<Effect>> {
+pub(crate) async fn effects(client: &Client) -> Result<Vec<Effect>> {
     let rows = client.query("SELECT job, key, body FROM effect", &[]).await?;
     Ok(rows.iter().map(|row| Effect { job: row.get(0), key: row.get(1), body: row.get(2) }).collect())
 }
 
-async fn notes(store: &PostgresStore) -> Result<Vec<Note>> {
+pub(crate) async fn notes(store: &PostgresStore) -> Result<Vec<Note>> {
     let (mut notes, mut after) = (Vec::new(), 0);
     loop {
         let page = store.messages(&Context::new(), TOPIC, after, 1_000).await?;
