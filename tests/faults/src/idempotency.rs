@@ -35,7 +35,7 @@ const SERVICES: usize = 2;
 const CLIENTS: usize = 64;
 
 /// Between client and service: each request is one piece.
-const HTTP: Odds = Odds { before: 0.01, during: 0.01, after: 0.02, delayed: 0.005, stalled: 0.001 };
+const HTTP: Odds = Odds { before: 0.02, during: 0.02, after: 0.04, delayed: 0.005, stalled: 0.001 };
 /// Between service and PostgreSQL: each request is about eight pieces.
 const SQL: Odds = Odds { before: 0.0002, during: 0.0001, after: 0.0004, delayed: 0.0005, stalled: 0.0001 };
 

@@ -48,10 +48,10 @@ enum Role {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::try_from_env("SELVEDGE_LOG").unwrap_or_else(|_| "error".into()))
-        .with_writer(std::io::stderr)
-        .init();
+    // Failed requests are what this is about: they are counted, not told.
+    let filter = tracing_subscriber::EnvFilter::try_from_env("SELVEDGE_LOG")
+        .unwrap_or_else(|_| "error,selvedge_http=off".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     match Cli::parse().role {
         Role::Queue(options) => queue::run(options).await,
         Role::Idempotency(options) => idempotency::run(options).await,
