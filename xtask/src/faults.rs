@@ -12,15 +12,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::{setup, shell, workspace};
 
-/// The faults there are, each with the program whose `faults` command injects it.
-const KNOWN: [(&str, &str); 1] = [("storefront", "storefront")];
+/// The faults there are, each with the program that injects it and the command of it that does.
+const KNOWN: [(&str, &str, &str); 3] =
+    [("storefront", "storefront", "faults"), ("queue", "faults", "queue"), ("idempotency", "faults", "idempotency")];
 
 /// Which faults, and how many.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct Faults {
-    /// What to hurt: storefront
+    /// What to hurt: storefront, queue or idempotency
     pub(crate) name: String,
-    /// How many faults to inject
+    /// How many faults to inject; for idempotency, how many requests to make
     #[arg(long)]
     pub(crate) rounds: Option<u32>,
     /// Stop after this many seconds, however many rounds that is
@@ -78,16 +79,21 @@ impl Counts {
 
 /// Sets up, builds, injects, and judges the counts.
 pub(crate) fn run(faults: &Faults) -> Result<Counts> {
-    let Some((_, program)) = KNOWN.iter().find(|(name, _)| *name == faults.name) else {
-        let names: Vec<&str> = KNOWN.iter().map(|(name, _)| *name).collect();
+    let Some((_, program, verb)) = KNOWN.iter().find(|(name, ..)| *name == faults.name) else {
+        let names: Vec<&str> = KNOWN.iter().map(|(name, ..)| *name).collect();
         bail!("no faults are named {:?}; there are: {}", faults.name, names.join(", "));
     };
     setup::all(false)?;
+    if faults.name == "queue"
+        && let Err(error) = setup::system::ensure(&setup::system::CLOCKS)
+    {
+        shell::say(format_args!("only the engines' clocks will be wrong, not the workers' own: {error:#}"));
+    }
     let program = workspace::program(program)?;
     let scratch = tempfile::tempdir().context("no room for the counts")?;
     let json = faults.json.clone().unwrap_or_else(|| scratch.path().join("counts.json"));
     let mut command = Command::new(program);
-    command.arg("faults");
+    command.arg(verb);
     for (flag, value) in
         [("--rounds", faults.rounds.map(u64::from)), ("--seconds", faults.seconds), ("--seed", faults.seed)]
     {

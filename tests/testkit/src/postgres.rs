@@ -48,7 +48,8 @@ start() {
 start "$@"
 while read -r _; do
   # The postmaster's immediate shutdown: what was not flushed is gone.
-  kill -QUIT $server
+  # It may be gone already, as after a full disk.
+  kill -QUIT $server 2>/dev/null || true
   wait $server || true
   start "$@"
 done
@@ -71,13 +72,26 @@ impl Cluster {
     /// # Errors
     /// When PostgreSQL is not installed, with how to install it, or does not start, with what it said.
     pub fn start_with(arguments: &[&str]) -> Result<Self> {
+        Self::start_at(None, arguments)
+    }
+
+    /// The same with its files in this folder instead of the temporary one: a small file system, for a full disk. The user
+    /// it runs as must be allowed to write there.
+    ///
+    /// # Errors
+    /// When PostgreSQL is not installed, with how to install it, or does not start, with what it said.
+    pub fn start_in(folder: &Path, arguments: &[&str]) -> Result<Self> {
+        Self::start_at(Some(folder), arguments)
+    }
+
+    fn start_at(folder: Option<&Path>, arguments: &[&str]) -> Result<Self> {
         let programs = programs().context(
             "PostgreSQL is not installed: `apt-get install postgresql`, or name the folder of its programs in SELVEDGE_PG_BIN",
         )?;
         // Free a moment ago: another process may be faster, so there are a few tries.
         let mut last = None;
         for _ in 0..3 {
-            match Self::try_start(&programs, arguments) {
+            match Self::try_start(&programs, folder, arguments) {
                 Ok(cluster) => return Ok(cluster),
                 Err(error) => last = Some(error),
             }
@@ -85,12 +99,13 @@ impl Cluster {
         Err(last.context("no try was made")?)
     }
 
-    fn try_start(programs: &Path, arguments: &[&str]) -> Result<Self> {
+    fn try_start(programs: &Path, folder: Option<&Path>, arguments: &[&str]) -> Result<Self> {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let mut command = unprivileged();
         command.args(["sh", "-c", KEEPER, "keeper"]).arg(programs).arg(port.to_string()).arg(programs);
         command.args(["-c", "max_connections=500", "-c", "shared_buffers=64MB"]).args(arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).current_dir("/");
+        command.envs(folder.map(|folder| ("TMPDIR", folder)));
         let mut keeper = command.spawn().context("cannot start a shell for PostgreSQL")?;
         let leash = keeper.stdin.take();
         let said = BufReader::new(keeper.stdout.take().context("no output")?);

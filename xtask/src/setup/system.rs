@@ -91,6 +91,15 @@ pub(crate) static VENV: [Need; 1] = [Need {
     present: || shell::succeeds(Command::new("python3").args(["-c", "import ensurepip, venv"])),
 }];
 
+/// What shows a process another time than it is; the faults do without it where it cannot be had.
+pub(crate) static CLOCKS: [Need; 1] = [Need {
+    name: "libfaketime",
+    why: "gives workers wrong clocks",
+    debian: "faketime",
+    homebrew: "libfaketime",
+    present: || on_path("faketime").is_some(),
+}];
+
 /// Something is missing and cannot be installed from here: a person has to. The process exits with 2.
 #[derive(Debug)]
 pub(crate) struct Missing(String);
