@@ -157,7 +157,8 @@ impl Builder {
             let direct = self.listener.as_deref().map_or(Ok(config), parse)?;
             tasks.push(Task::start(wake::listen(direct, tls, schema, mark, hub.clone(), listening.clone())));
         }
-        Ok(PostgresStore::start(connections, Bell { hub, posts }, listening, tasks, location.into(), version))
+        let bell = Bell { hub, posts };
+        Ok(PostgresStore::start(connections, bell, self.listen, listening, tasks, location.into(), version))
     }
 }
 

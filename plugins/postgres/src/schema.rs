@@ -168,4 +168,6 @@ CREATE TABLE selvedge.fact (
   properties bytea NOT NULL
 );
 CREATE INDEX fact_name ON selvedge.fact (name, id);
+
+CREATE TABLE selvedge.load (at bigint PRIMARY KEY, enqueued bigint NOT NULL);
 ";

@@ -166,4 +166,9 @@ CREATE TABLE fact (
   properties BLOB NOT NULL
 ) STRICT;
 CREATE INDEX fact_name ON fact (name);
+
+CREATE TABLE load (
+  at INTEGER PRIMARY KEY,
+  enqueued INTEGER NOT NULL
+) STRICT;
 ";
