@@ -4,8 +4,8 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::{
-    EventView, FactView, IntentFilter, JobFilter, JobId, JobRef, JobView, Message, NewJob, Page, Query, QueueStats,
-    Rows, StickyAssignment, Store, StoreInfo,
+    EventView, FactView, IntentFilter, JobFilter, JobId, JobRef, JobView, LoadHistory, Message, NewJob, Page, Query,
+    QueueStats, Rows, StickyAssignment, Store, StoreInfo,
 };
 use crate::{Commit, Context, Error, ErrorKind, Result, Timestamp, intent::IntentView, store::Cron};
 
@@ -153,6 +153,14 @@ pub trait StoreExt: Store {
     ) -> impl Future<Output = Result<Page<FactView>>> + Send {
         let query = Query::Facts { name: name.map(Into::into), after, limit };
         async move { typed(self.read(cx, query).await?, |rows| rows_of!(rows, Facts)) }
+    }
+
+    /// How many jobs came in over the last day, to be measured against a [`Ceiling`](super::Ceiling).
+    ///
+    /// # Errors
+    /// Those of [`Store::read`].
+    fn load(&self, cx: &Context) -> impl Future<Output = Result<LoadHistory>> + Send {
+        async move { typed(self.read(cx, Query::Load).await?, |rows| rows_of!(rows, Load)) }
     }
 
     /// The Store itself.

@@ -1,9 +1,9 @@
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Cron, Event, Fact, JobId, JobState, JobView, Message, StickyAssignment};
+use super::{Cron, Event, Fact, JobId, JobState, JobView, LoadHistory, Message, StickyAssignment};
 use crate::{
     Timestamp,
     intent::{IntentState, IntentView},
@@ -59,6 +59,8 @@ pub enum Query {
         /// The most rows.
         limit: usize,
     },
+    /// How many jobs came in over the last day.
+    Load,
     /// The Store itself.
     Info,
 }
@@ -136,6 +138,8 @@ pub enum Rows {
     Assignment(Option<StickyAssignment>),
     /// For [`Query::Facts`].
     Facts(Page<FactView>),
+    /// For [`Query::Load`].
+    Load(LoadHistory),
     /// For [`Query::Info`].
     Info(StoreInfo),
 }
@@ -204,6 +208,34 @@ pub struct StoreInfo {
     pub bytes: Option<u64>,
     /// What a power cut may cost, in words.
     pub durability: String,
+    /// How it learns of other processes' commits.
+    pub wakeups: Wakeups,
     /// Its clock.
     pub now: Timestamp,
+}
+
+/// How those who wait on a Store learn of other processes' commits. Nothing is lost either way; it is a matter of how soon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Wakeups {
+    /// The backend tells them at once.
+    Listen,
+    /// They look by themselves now and then, as they are meant to.
+    Poll,
+    /// They are meant to be told at once, and look by themselves for now: the way by which they are told is lost.
+    Fallback,
+}
+
+impl Wakeups {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Listen, Self::Poll, Self::Fallback];
+
+    /// Its name: `listen`, `poll` or `fallback`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Listen => "listen",
+            Self::Poll => "poll",
+            Self::Fallback => "fallback",
+        }
+    }
 }

@@ -30,6 +30,7 @@ mod intent;
 mod job;
 mod key;
 mod lease;
+mod load;
 mod maintain;
 mod open;
 mod outbox;

@@ -8,7 +8,7 @@ use selvedge_core::{
 };
 
 use crate::{
-    cron, job, outbox,
+    cron, job, load, outbox,
     tx::{Tx, get, params, rows},
 };
 
@@ -28,6 +28,7 @@ pub(crate) async fn maintain(tx: &mut Tx<'_>, request: &Maintain) -> Result<Main
     let (rescued, dead) = job::rescue(tx).await?;
     let rescued = rescued + outbox::rescue(tx).await?;
     let fired = cron::fire(tx).await?;
+    load::sample(tx).await?;
     let (now, keep, batch) = (tx.now, request.retention, request.batch);
     // A claim that is still held outlives its key's retention: whoever holds it is about to settle it.
     let idle = "keep_until <= $1 AND (claimed_until IS NULL OR claimed_until <= $1 OR claimed_at > $1)";

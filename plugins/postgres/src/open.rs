@@ -178,7 +178,7 @@ impl Builder {
             let direct = self.listener.as_deref().map_or(Ok(config), parse)?;
             tasks.push(Task::start(wake::listen(direct, tls, schema, mark, bell.clone(), listening.clone())));
         }
-        Ok(PostgresStore::start(connections, bell, listening, tasks, location.into(), version))
+        Ok(PostgresStore::start(connections, bell, self.listen, listening, tasks, location.into(), version))
     }
 }
 

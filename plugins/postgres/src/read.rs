@@ -10,7 +10,7 @@ use selvedge_core::{
 use tokio_postgres::Row;
 
 use crate::{
-    cron, fact, intent, outbox, topic,
+    cron, fact, intent, load, outbox, topic,
     tx::{Db, Param, bytes, count, get, optional_bytes, optional_time, param, params, rows, time, trace},
 };
 
@@ -65,6 +65,7 @@ pub(crate) async fn read(db: &Db<'_>, query: Query) -> Result<Rows> {
                 "SELECT * FROM selvedge.fact WHERE id > $1 AND ($3::text IS NULL OR name = $3) ORDER BY id LIMIT $2";
             Rows::Facts(page(db, sql, after, limit, params![name], view).await?)
         }
+        Query::Load => Rows::Load(load::history(db).await?),
         // `Query` may grow; a query this build does not know must not be answered with something else.
         _ => return Err(Error::unsupported("postgres", db.operation)),
     })

@@ -13,7 +13,7 @@ use selvedge_core::{
     idempotency::{Claim, ClaimRequest},
     store::{
         LeaseRequest, LeasedEvent, LeasedJob, Maintain, Maintained, Notice, Query, Receipt, RelayRequest, Rows,
-        StoreCapabilities, StoreInfo, Subscription, Take, Taken, Watch,
+        StoreCapabilities, StoreInfo, Subscription, Take, Taken, Wakeups, Watch,
         hub::{Seat, Signal},
     },
 };
@@ -42,6 +42,8 @@ struct Inner {
     connections: Connections,
     bell: Bell,
     groups: Groups,
+    /// It is meant to listen.
+    listens: bool,
     listening: Arc<AtomicBool>,
     location: String,
     backend: String,
@@ -104,6 +106,7 @@ impl PostgresStore {
     pub(crate) fn start(
         connections: Connections,
         bell: Bell,
+        listens: bool,
         listening: Arc<AtomicBool>,
         mut tasks: Vec<Task>,
         location: String,
@@ -112,7 +115,7 @@ impl PostgresStore {
         let backend = format!("PostgreSQL {version}");
         let (groups, forming) = Groups::start(&connections, &bell);
         tasks.extend(forming);
-        Self(Arc::new(Inner { connections, bell, groups, listening, location, backend, _tasks: tasks }))
+        Self(Arc::new(Inner { connections, bell, groups, listens, listening, location, backend, _tasks: tasks }))
     }
 
     /// Applies a commit within a transaction of your own, on a connection of your own to the same database: its operations
@@ -305,6 +308,14 @@ impl Store for PostgresStore {
 }
 
 impl Inner {
+    fn wakeups(&self) -> Wakeups {
+        match (self.listens, self.listening.load(Ordering::Acquire)) {
+            (_, true) => Wakeups::Listen,
+            (true, false) => Wakeups::Fallback,
+            (false, false) => Wakeups::Poll,
+        }
+    }
+
     async fn info(&self, db: &Db<'_>) -> Result<StoreInfo> {
         let sql = "SELECT coalesce(sum(pg_total_relation_size(pg_class.oid)), 0)::bigint, current_setting('synchronous_commit')
                    FROM pg_class WHERE relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1) AND relkind = 'r'";
@@ -321,6 +332,7 @@ impl Inner {
             location: self.location.clone(),
             bytes: u64::try_from(bytes).ok(),
             durability: durability.into(),
+            wakeups: self.wakeups(),
             now: db.clock().await?,
         })
     }

@@ -31,6 +31,7 @@ mod intent;
 mod job;
 mod key;
 mod lease;
+mod load;
 mod maintain;
 mod open;
 mod outbox;

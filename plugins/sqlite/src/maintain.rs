@@ -8,7 +8,7 @@ use selvedge_core::{
     store::{Maintain, Maintained},
 };
 
-use crate::{cron, job, outbox, span, tx::Tx};
+use crate::{cron, job, load, outbox, span, tx::Tx};
 
 /// Smaller steps back are waited out.
 pub(crate) const STEP: Duration = Duration::from_secs(1);
@@ -17,6 +17,7 @@ pub(crate) fn maintain(tx: &mut Tx<'_>, request: &Maintain) -> Result<Maintained
     let (rescued, dead) = job::rescue(tx)?;
     let rescued = rescued + outbox::rescue(tx)?;
     let fired = cron::fire(tx)?;
+    load::sample(tx)?;
     let (now, keep) = (tx.now, request.retention);
     let batch = i64::try_from(request.batch).unwrap_or(i64::MAX);
     let drop_from = |table: &str, condition: &str, until: i64| {

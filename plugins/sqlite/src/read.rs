@@ -6,13 +6,13 @@ use rusqlite::{Connection, Params, Row, ToSql, params};
 use selvedge_core::{
     Error, Result, Timestamp,
     intent::IntentState,
-    store::{EventView, JobFilter, JobId, JobState, JobView, Page, Query, QueueStats, Rows},
+    store::{EventView, JobFilter, JobId, JobState, JobView, LoadHistory, Page, Query, QueueStats, Rows},
 };
 
 use crate::{
     cron,
     error::from_sql,
-    fact, intent, outbox,
+    fact, intent, load, outbox,
     span::OF_JOB,
     topic,
     tx::{bytes, optional_bytes, optional_time, time, trace},
@@ -81,6 +81,7 @@ pub(crate) fn read(conn: &Connection, query: Query, now: Timestamp) -> Result<Ro
                 None => page(conn, "SELECT * FROM fact WHERE id > ?1 ORDER BY id LIMIT ?2", &[&after], limit, view)?,
             })
         }
+        Query::Load => Rows::Load(LoadHistory { now, samples: all(conn, load::SAMPLES, [], load::read)? }),
         // `Query` may grow; a query this build does not know must not be answered with something else.
         _ => return Err(Error::unsupported("sqlite", "store.read")),
     })

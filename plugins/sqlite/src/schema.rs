@@ -164,6 +164,11 @@ CREATE TABLE fact (
   properties BLOB NOT NULL
 ) STRICT;
 CREATE INDEX fact_name ON fact (name);
+
+CREATE TABLE load (
+  at INTEGER PRIMARY KEY,
+  enqueued INTEGER NOT NULL
+) STRICT;
 ";
 
 // A lease does not touch the job's row, which holds what the job is: it takes an entry out of `ready`, and the job is in a span

@@ -13,7 +13,7 @@ use selvedge_core::{
     idempotency::{Claim, ClaimRequest},
     store::{
         LeaseRequest, LeasedEvent, LeasedJob, Maintain, Maintained, Notice, Query, Receipt, RelayRequest, Rows,
-        StoreCapabilities, StoreInfo, Subscription, Take, Taken, Watch,
+        StoreCapabilities, StoreInfo, Subscription, Take, Taken, Wakeups, Watch,
     },
 };
 
@@ -264,6 +264,8 @@ impl Inner {
             location: self.path.display().to_string(),
             bytes: Some(number("page_count")? * number("page_size")?),
             durability: self.durability.describe().into(),
+            // SQLite tells nobody: while somebody waits, the writer looks at the file every few milliseconds.
+            wakeups: Wakeups::Poll,
             now: self.clock.now(),
         })
     }

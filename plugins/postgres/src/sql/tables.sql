@@ -194,3 +194,6 @@ CREATE TABLE selvedge.fact (
   properties bytea NOT NULL
 );
 CREATE INDEX fact_name ON selvedge.fact (name, id);
+
+-- How many jobs had come in by then: for the meter of the load.
+CREATE TABLE selvedge.load (at bigint PRIMARY KEY, enqueued bigint NOT NULL);

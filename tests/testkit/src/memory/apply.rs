@@ -97,6 +97,7 @@ impl Data {
             over_since: None,
         };
         self.jobs.insert(id, job);
+        self.enqueued += 1;
         JobRef { id: JobId(id), duplicate: false }
     }
 

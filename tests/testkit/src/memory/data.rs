@@ -4,7 +4,9 @@ use bytes::Bytes;
 use selvedge_core::{
     Intent, Timestamp,
     idempotency::{Answer, Fingerprint, IdempotencyKey, RecoveryPoint},
-    store::{Bucket, Cron, Event, FactView, JobState, JobView, Lease, Limits, Message, NewJob, StickyAssignment},
+    store::{
+        Bucket, Cron, Event, FactView, JobState, JobView, Lease, Limits, LoadSample, Message, NewJob, StickyAssignment,
+    },
 };
 
 /// Everything the Store keeps. A commit works on a copy, which replaces this only if every operation succeeds.
@@ -21,6 +23,9 @@ pub(crate) struct Data {
     pub(crate) buckets: HashMap<String, Bucket>,
     pub(crate) assignments: BTreeMap<(String, String), StickyAssignment>,
     pub(crate) facts: BTreeMap<i64, FactView>,
+    /// Jobs ever enqueued.
+    pub(crate) enqueued: u64,
+    pub(crate) load: Vec<LoadSample>,
 }
 
 impl Data {

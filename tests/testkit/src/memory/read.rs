@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, time::Duration};
 use selvedge_core::{
     Error, Result, Timestamp,
     intent::{IntentState, IntentView},
-    store::{EventView, JobState, Message, Notice, Page, Query, QueueStats, Rows, Start, StoreInfo},
+    store::{
+        EventView, JobState, LoadHistory, Message, Notice, Page, Query, QueueStats, Rows, Start, StoreInfo, Wakeups,
+    },
 };
 
 use super::data::{Data, Submitted};
@@ -64,6 +66,7 @@ impl Data {
                 let rows = rows.filter(|(_, view)| name.as_ref().is_none_or(|name| view.fact.name == *name));
                 Rows::Facts(page(rows, limit))
             }
+            Query::Load => Rows::Load(LoadHistory { now, samples: self.load.clone() }),
             Query::Info => Rows::Info(StoreInfo {
                 plugin: "memory",
                 backend: "none".into(),
@@ -71,6 +74,7 @@ impl Data {
                 location: "this process".into(),
                 bytes: None,
                 durability: "nothing survives the process".into(),
+                wakeups: Wakeups::Listen,
                 now,
             }),
             _ => return Err(Error::unsupported("memory", "store.read")),

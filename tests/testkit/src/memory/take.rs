@@ -6,8 +6,8 @@ use selvedge_core::{
     Timestamp,
     idempotency::{Claim, ClaimRequest, Ticket},
     store::{
-        JobId, JobState, Lease, LeaseRequest, LeaseTarget, LeasedEvent, LeasedJob, Maintain, Maintained, RelayRequest,
-        Take, Taken,
+        JobId, JobState, Lease, LeaseRequest, LeaseTarget, LeasedEvent, LeasedJob, LoadHistory, LoadSample, Maintain,
+        Maintained, RelayRequest, Take, Taken,
     },
 };
 
@@ -148,6 +148,7 @@ impl Data {
                 Err(_) => self.schedules.remove(&cron.name),
             };
         }
+        self.sample_load(now);
         let Maintain { retention, batch } = request;
         done.keys = self.forget_keys(now, batch);
         let over = self.jobs.values().filter(|job| job.over_since.is_some_and(|since| since + retention.dead <= now));
@@ -167,6 +168,13 @@ impl Data {
             done.messages += old as u64;
         }
         done
+    }
+
+    fn sample_load(&mut self, now: Timestamp) {
+        if LoadHistory::is_due(self.load.last().map(|sample| sample.at), now) {
+            self.load.retain(|sample| sample.at > now - LoadHistory::KEEP && sample.at <= now);
+            self.load.push(LoadSample { at: now, enqueued: self.enqueued });
+        }
     }
 
     /// Gives back what leases that ran out held: how many are ready again, and how many jobs are dead.

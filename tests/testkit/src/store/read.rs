@@ -22,6 +22,7 @@ cases! {
     pages_of_facts_have_no_gaps_and_no_doubles: "Walking through pages of facts gives each fact of the filter once, in order of recording.",
     a_job_that_is_not_there_is_nothing: "Reading what is not there gives nothing, and no error.",
     dead_jobs_are_dropped_after_their_retention: "`maintain` drops dead and cancelled jobs past their retention, no others, and no more than its batch.",
+    the_load_is_sampled: "`maintain` takes a sample of the jobs ever enqueued about every 10 seconds and keeps a day of them.",
     it_says_what_it_is: "`Info` names the plugin, its backend, place, durability and clock.",
     what_it_cannot_do_is_unsupported: "An operation that the capabilities deny is `Unsupported`, and nothing pretends to have worked.",
 }
@@ -190,6 +191,43 @@ async fn dead_jobs_are_dropped_after_their_retention(bed: &Bed) -> Checked {
     same!(maintain(2).await?, 1, "cancelled jobs dropped");
     let left = bed.store()?.jobs(&bed.cx, JobFilter::default()).await?.items;
     same!(left.iter().map(|job| job.id).collect::<Vec<_>>(), vec![ids[4]]);
+    Ok(())
+}
+
+async fn the_load_is_sampled(bed: &Bed) -> Checked {
+    needs(bed.can.jobs, "`jobs`")?;
+    let second = std::time::Duration::from_secs(1);
+    let load = async || anyhow::Ok(bed.store()?.load(&bed.cx).await?);
+    same!(load().await?.samples, vec![], "before any tick of housekeeping");
+    let begun = bed.now().await?;
+    bed.enqueue((0..5).map(|_| NewJob::new("q", ""))).await?;
+    bed.maintain().await?;
+    bed.pass(second * 9)?;
+    bed.maintain().await?;
+    same!(load().await?.samples.len(), 1, "a second sample within ten seconds");
+    bed.pass(second)?;
+    // Those that are gone count as well.
+    let jobs = bed.lease("q", 5).await?;
+    bed.commit(Commit::new().complete_many(jobs.iter().map(|job| job.lease))).await?;
+    bed.maintain().await?;
+    bed.pass(second * 10)?;
+    bed.enqueue((0..50).map(|_| NewJob::new("q", ""))).await?;
+    bed.maintain().await?;
+    let history = load().await?;
+    same!(history.samples.len(), 3);
+    anyhow::ensure!(history.samples.iter().all(|sample| (begun..=history.now).contains(&sample.at)), "{history:?}");
+    anyhow::ensure!(history.samples.is_sorted_by(|one, two| one.at < two.at), "not oldest first: {history:?}");
+    let counts: Vec<_> = history.samples.iter().map(|sample| sample.enqueued).collect();
+    same!(counts[0], counts[1], "no job came in between");
+    // An upper bound: numbers that were given out and not used may be in it.
+    anyhow::ensure!(counts[0] >= 5 && (50..=150).contains(&(counts[2] - counts[1])), "{counts:?}");
+
+    bed.pass(second * 86_379)?;
+    bed.maintain().await?;
+    same!(load().await?.samples.len(), 4, "a day is kept");
+    bed.pass(second * 11)?;
+    bed.maintain().await?;
+    same!(load().await?.samples.len(), 3, "and no more");
     Ok(())
 }
 
