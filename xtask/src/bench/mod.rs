@@ -6,6 +6,7 @@ mod llama;
 mod machine;
 mod measure;
 mod page;
+mod queue;
 mod sqlite;
 
 use std::{fs, path::PathBuf, process::Command};
@@ -19,7 +20,7 @@ use crate::{place, shell};
 /// Which benchmark, and how long.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Bench {
-    /// What to measure: core, ffi, llama or sqlite
+    /// What to measure: core, ffi, llama, queue or sqlite
     name: String,
     /// Shorten the work, never the peers, and leave docs/figures as it is
     #[arg(long)]
@@ -39,7 +40,7 @@ struct Entry {
 }
 
 /// Every benchmark there is.
-const ENTRIES: [Entry; 4] = [core::ENTRY, ffi::ENTRY, llama::ENTRY, sqlite::ENTRY];
+const ENTRIES: [Entry; 5] = [core::ENTRY, ffi::ENTRY, llama::ENTRY, queue::ENTRY, sqlite::ENTRY];
 
 /// How much to measure.
 struct Plan {
@@ -99,13 +100,17 @@ fn program(name: &str) -> Result<PathBuf> {
         "--bench",
         name,
     ]);
-    let artifacts = shell::quiet(&format!("build the benchmark {name}"), &mut command)?;
+    executable(name, &shell::quiet(&format!("build the benchmark {name}"), &mut command)?)
+}
+
+/// The program of that name among what cargo says it built.
+fn executable(name: &str, artifacts: &str) -> Result<PathBuf> {
     artifacts
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
         .filter(|artifact| artifact["target"]["name"] == name)
         .find_map(|artifact| artifact["executable"].as_str().map(PathBuf::from))
-        .with_context(|| format!("cargo built the benchmark {name} and named no program"))
+        .with_context(|| format!("cargo built {name} and named no program"))
 }
 
 /// The first line of what a program prints, for the page.

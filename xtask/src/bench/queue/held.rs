@@ -1,0 +1,172 @@
+//! Somebody holds a snapshot while jobs come and go, so that the server can clean nothing up: how many buffers does a claim
+//! touch? The server says so itself, by auto_explain.
+
+use std::{collections::HashMap, fs, path::Path, process::Command};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use super::{
+    super::measure::{self, Measurement},
+    cluster::{Cluster, Idle, ask},
+    raw,
+};
+
+/// How our claim is recognised in the log, and its look from the beginning of the queue, which it does once in a while.
+const CLAIM: &str = "/* selvedge claim */";
+const LOOK_BACK: &str = "/* selvedge look-back */";
+
+/// Every statement's plan and buffers go to a log file of the server's own.
+const SETTINGS: [&str; 13] = [
+    "session_preload_libraries=auto_explain",
+    "auto_explain.log_min_duration=0",
+    "auto_explain.log_analyze=on",
+    "auto_explain.log_buffers=on",
+    "auto_explain.log_timing=off",
+    "auto_explain.log_nested_statements=on",
+    "auto_explain.log_format=json",
+    "logging_collector=on",
+    "log_directory=log",
+    "log_filename=explain.log",
+    "log_rotation_age=0",
+    "log_rotation_size=0",
+    "log_line_prefix=%p ",
+];
+
+const WAVE: usize = 8_000;
+/// A claim of many touches each of them: what counts here is what it takes to find one.
+const BATCH: usize = 1;
+/// A connection's first statements read the catalogues, to plan what they run; they are no claims yet for this.
+const PLANNING: usize = 2;
+
+/// The buffers that each statement of a kind touched.
+#[derive(Debug, Default)]
+pub(super) struct Touched {
+    pub(super) claims: Vec<f64>,
+    pub(super) look_backs: Vec<f64>,
+    pub(super) raw: Vec<f64>,
+}
+
+pub(super) fn measure(ours: &Path, jobs: usize) -> Result<Touched> {
+    let cluster = Cluster::start(&SETTINGS)?;
+    let url = cluster.fresh("selvedge")?;
+    let mut command = Command::new(ours);
+    command.args(["--url", &url, "--case", "held", "--jobs", &jobs.to_string(), "--batch", &BATCH.to_string()]);
+    held(&url, || {
+        let told = measure::lines("selvedge, a snapshot is held", &mut command)?;
+        let done = told.iter().find(|Measurement { case, .. }| case == "jobs").map(|one| one.value as usize);
+        ensure!(done == Some(jobs), "{done:?} of {jobs} jobs were worked off");
+        Ok(())
+    })?;
+    let url = cluster.fresh("raw")?;
+    held(&url, || raw::waves(&url, jobs, WAVE, BATCH))?;
+    let log = Path::new(&cluster.ask("SHOW data_directory")?).join("log/explain.log");
+    let text = fs::read(&log).with_context(|| format!("cannot read the server's log {}", log.display()))?;
+    let touched = touched(&String::from_utf8_lossy(&text))?;
+    for (kind, found) in [(CLAIM, &touched.claims), (raw::CLAIM, &touched.raw)] {
+        let least = jobs / BATCH * 9 / 10;
+        ensure!(found.len() >= least, "the log has {} statements with {kind}; at least {least} ran", found.len());
+    }
+    Ok(touched)
+}
+
+/// Runs the work while a snapshot of that database is held, and makes sure that it was to the end.
+fn held(url: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let idle = Idle::begin(url)?;
+    work()?;
+    let sql = "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction' AND backend_xmin IS NOT NULL";
+    let holders = ask(url, sql)?;
+    drop(idle);
+    if holders == "0" { bail!("the snapshot was not held to the end") } else { Ok(()) }
+}
+
+/// Reads the log of a server with auto_explain.
+fn touched(log: &str) -> Result<Touched> {
+    let mut touched = Touched::default();
+    let mut seen: HashMap<(String, &str), usize> = HashMap::new();
+    for (process, entry) in plans(log) {
+        let entry: Value = serde_json::from_str(&entry).with_context(|| format!("auto_explain wrote {entry}"))?;
+        let text = entry["Query Text"].as_str().unwrap_or_default();
+        let Some(mark) = [CLAIM, LOOK_BACK, raw::CLAIM].into_iter().find(|mark| text.contains(mark)) else { continue };
+        let before = seen.entry((process, mark)).or_default();
+        *before += 1;
+        if *before <= PLANNING {
+            continue;
+        }
+        let kind = match mark {
+            CLAIM => &mut touched.claims,
+            LOOK_BACK => &mut touched.look_backs,
+            _ => &mut touched.raw,
+        };
+        kind.push(buffers(&entry["Plan"]) as f64);
+    }
+    Ok(touched)
+}
+
+/// The plans in a log, as JSON: what follows a line that ends with `plan:`. The server puts a tab before the lines that
+/// continue one. Each with the number of its server process.
+fn plans(log: &str) -> Vec<(String, String)> {
+    let mut plans: Vec<(String, String)> = Vec::new();
+    let mut inside = false;
+    for line in log.lines() {
+        match line.strip_prefix('\t') {
+            Some(more) if inside => {
+                if let Some((_, plan)) = plans.last_mut() {
+                    plan.push_str(more);
+                    plan.push('\n');
+                }
+            }
+            _ => {
+                inside = line.contains("duration: ") && line.trim_end().ends_with("plan:");
+                if inside {
+                    let process = line.split(' ').next().unwrap_or_default();
+                    plans.push((process.into(), String::new()));
+                }
+            }
+        }
+    }
+    plans
+}
+
+/// The shared buffers that a statement touched. A node counts what is below it; what a `WITH` of its own changed may be
+/// counted at that only.
+fn buffers(node: &Value) -> u64 {
+    let of = |name: &str| node[name].as_u64().unwrap_or(0);
+    let own = of("Shared Hit Blocks") + of("Shared Read Blocks");
+    let below = node["Plans"].as_array().into_iter().flatten().map(buffers).max();
+    own.max(below.unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOG: &str = "7 LOG:  database system is ready to accept connections\n\
+        7 LOG:  duration: 1.234 ms  plan:\n\
+        \t{\n\
+        \t  \"Query Text\": \"SELECT /* selvedge claim */ 1\",\n\
+        \t  \"Plan\": {\"Node Type\": \"Result\", \"Shared Hit Blocks\": 7, \"Shared Read Blocks\": 2,\n\
+        \t    \"Plans\": [{\"Node Type\": \"ModifyTable\", \"Shared Hit Blocks\": 11, \"Shared Read Blocks\": 0}]}\n\
+        \t}\n\
+        7 LOG:  duration: 0.100 ms  plan:\n\
+        \t{\"Query Text\": \"SELECT /* selvedge look-back */ 1\", \"Plan\": {\"Shared Hit Blocks\": 1500}}\n\
+        7 ERROR:  something else\n\
+        \tof two lines\n\
+        8 LOG:  duration: 0.1 ms  plan:\n\
+        \t{\"Query Text\": \"SELECT 1\", \"Plan\": {\"Shared Hit Blocks\": 3}}\n";
+
+    #[test]
+    fn statements_are_told_apart_and_the_largest_node_counts() {
+        assert_eq!(touched(&LOG.repeat(2)).unwrap().claims, [] as [f64; 0], "a connection plans first");
+        let touched = touched(&LOG.repeat(3)).unwrap();
+        assert_eq!(touched.claims, [11.0]);
+        assert_eq!(touched.look_backs, [1500.0]);
+        assert_eq!(touched.raw, [] as [f64; 0]);
+    }
+
+    #[test]
+    fn a_log_that_breaks_off_is_an_error() {
+        let cut = "7 LOG:  duration: 1 ms  plan:\n\t{\"Query Text\": \"x\",\n";
+        assert!(touched(cut).is_err());
+    }
+}
