@@ -55,6 +55,7 @@ impl Work for LeaseWork {
 }
 
 /// Serves all who wait, and moves them to the group. After an error the rest are left.
+#[expect(clippy::vec_box, reason = "they go on to the group as they are")]
 pub(crate) fn lease(tx: &mut Tx<'_>, waiting: &mut Vec<Box<LeaseWork>>, group: &mut Group) -> Result<()> {
     while let Some(mut request) = waiting.first().map(|work| work.request.clone()) {
         let alike = waiting.extract_if(.., |work| work.wants_the_same(&request));
@@ -139,6 +140,7 @@ fn unpanicked<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
 }
 
 /// Serves commits that are alike, and moves them to the group, also when it fails.
+#[expect(clippy::vec_box, reason = "they go on to the group as they are")]
 pub(crate) fn commit(tx: &mut Tx<'_>, waiting: &mut Vec<Box<CommitWork>>, group: &mut Group) -> Result<()> {
     let mut served: Vec<_> = waiting.drain(..).map(|work| (work.cx.check("store.commit"), work)).collect();
     let failed = unpanicked(|| match served.first().and_then(|(_, work)| work.alike()) {

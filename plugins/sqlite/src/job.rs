@@ -16,17 +16,24 @@ use crate::{
 
 /// How many jobs one statement adds: a few sizes, so that only a few statements are prepared.
 const ROWS: [usize; 4] = [64, 16, 4, 1];
+/// SQLite copies what is bound, so jobs with larger payloads are added one by one.
+const SMALL: usize = 64 << 10;
 
 pub(crate) fn enqueue_all(tx: &mut Tx<'_>, jobs: &[&NewJob]) -> Result<Vec<JobRef>> {
     let mut added = Vec::with_capacity(jobs.len());
-    for run in jobs.chunk_by(|a, b| a.unique.is_none() && b.unique.is_none() && differ_in_payload_only(a, b)) {
+    for run in jobs.chunk_by(|a, b| can_share(a) && can_share(b) && differ_in_payload_only(a, b)) {
         match run {
-            [job] if job.unique.is_some() => added.push(enqueue_unique(tx, job)?),
-            _ => enqueue_run(tx, run, &mut added)?,
+            [] => continue,
+            [job, ..] if job.unique.is_some() => added.push(enqueue_unique(tx, job)?),
+            [first, ..] => enqueue_run(tx, first, run, &mut added)?,
         }
-        run.iter().take(1).for_each(|job| tx.signals.queue(&job.queue));
+        tx.signals.queue(&run[0].queue);
     }
     Ok(added)
+}
+
+fn can_share(job: &NewJob) -> bool {
+    job.unique.is_none() && job.payload.len() <= SMALL
 }
 
 fn differ_in_payload_only(a: &NewJob, b: &NewJob) -> bool {
@@ -35,8 +42,7 @@ fn differ_in_payload_only(a: &NewJob, b: &NewJob) -> bool {
 }
 
 /// Adds jobs that differ in their payload only, and are not unique: what they share is bound once.
-fn enqueue_run(tx: &Tx<'_>, mut run: &[&NewJob], added: &mut Vec<JobRef>) -> Result<()> {
-    let Some(first) = run.first() else { return Ok(()) };
+fn enqueue_run(tx: &Tx<'_>, first: &NewJob, mut run: &[&NewJob], added: &mut Vec<JobRef>) -> Result<()> {
     let failed = |error| from_sql("store.commit", error);
     let (run_at, trace) = (first.when.resolve(tx.now).0, first.trace.map(|trace| trace.to_string()));
     let (base, cap) = (micros(first.backoff.base()), micros(first.backoff.cap()));
@@ -130,7 +136,7 @@ pub(crate) fn reorder(tx: &Tx<'_>) -> Result<()> {
     tx.run(&sql.replace("{}", span::OF_JOB), []).map(drop)
 }
 
-/// Ends jobs that are leased; for each lease, whether it was held. Other leases are none of a job's.
+/// Ends jobs that are leased; for each lease, whether it was one on a job, and held.
 pub(crate) fn complete(tx: &Tx<'_>, leases: &[Lease]) -> Result<Vec<bool>> {
     let mut held = vec![false; leases.len()];
     let mut order: Vec<usize> = (0..leases.len()).filter(|at| leases[*at].target == LeaseTarget::Job).collect();

@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, path::Path, time::Duration};
 use rusqlite::Connection;
 use selvedge_core::{
     Commit, Context, Error, ErrorKind, Store,
-    store::{LeaseRequest, NewJob, StoreExt},
+    store::{JobState, LeaseRequest, Limits, NewJob, Op, Outcome, Retry, StoreExt},
 };
 use selvedge_sqlite::SqliteStore;
 use support::{assert_same, enqueue, payloads};
@@ -132,6 +132,44 @@ async fn callers_that_complete_at_once_learn_of_their_own_leases() {
     let still: Vec<_> = payloads(&store, "q").await;
     assert_eq!(still.len(), left, "only those with a wrong token are still there");
     assert_eq!(store.queues(&cx).await.unwrap()[0].running, left as u64, "and they still run");
+}
+
+/// Jobs of one call are kept as one span: what happens to one in the middle must leave the others as they were.
+#[tokio::test]
+async fn what_happens_to_one_job_of_a_batch_leaves_the_others_leased() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(folder.path().join("app.db")).unwrap();
+    let cx = Context::new();
+    store.commit(&cx, Commit::new().enqueue((0..12).map(|n| NewJob::new("q", n.to_string())))).await.unwrap();
+    let jobs = store.lease(&cx, LeaseRequest::new("q", 12)).await.unwrap();
+    let lease = |n: usize| jobs[n].lease;
+    let state = async |n: usize| store.job(&cx, jobs[n].id).await.unwrap().map(|job| (job.state, job.attempt));
+    let minute = Duration::from_secs(60);
+    store.commit(&cx, Commit::new().complete(lease(5))).await.unwrap();
+    store.commit(&cx, Commit::new().fail(lease(0), "no", Retry::After(minute))).await.unwrap();
+    store.commit(&cx, Commit::new().release(lease(11), minute)).await.unwrap();
+    let extended = store.commit(&cx, Commit::new().extend(lease(8), minute * 5)).await.unwrap();
+    assert!(matches!(extended.outcomes[..], [Outcome::Extended { cancelled: false, .. }]));
+    store.commit(&cx, Commit::new().cancel(jobs[2].id)).await.unwrap();
+    let limits = Limits { queue: Some(9), tenant: None };
+    store.commit(&cx, Commit::new().op(Op::Limit { queue: "q".into(), limits })).await.unwrap();
+    for n in 0..12 {
+        let expected = match n {
+            0 => Some((JobState::Ready, 1)),
+            5 => None,
+            11 => Some((JobState::Ready, 0)),
+            _ => Some((JobState::Running, 1)),
+        };
+        assert_eq!(state(n).await, expected, "job {n}");
+    }
+    store.enqueue(&cx, NewJob::new("q", "more")).await.unwrap();
+    assert!(store.lease(&cx, LeaseRequest::new("q", 1)).await.unwrap().is_empty(), "nine run, and nine may");
+    store.commit(&cx, Commit::new().fail(lease(2), "cancelled", Retry::Backoff)).await.unwrap();
+    assert_eq!(state(2).await, Some((JobState::Cancelled, 1)));
+    let receipt = store.commit(&cx, Commit::new().complete_many(jobs.iter().map(|job| job.lease))).await.unwrap();
+    let lost: Vec<_> = receipt.lost().collect();
+    assert_eq!(lost, [lease(0), lease(2), lease(5), lease(11)]);
+    assert_eq!(store.lease(&cx, LeaseRequest::new("q", 9)).await.unwrap().len(), 1, "there is room again");
 }
 
 #[tokio::test]
