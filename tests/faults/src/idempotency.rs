@@ -298,6 +298,8 @@ fn judge(stories: &[Story], effects: &[(Way, Receipt)]) -> Verdict {
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use super::*;
     use crate::service::Order;
 
@@ -326,14 +328,14 @@ mod tests {
     fn every_kind_of_damage_is_counted() {
         let (row, other) = ((Way::Row, receipt("a", "1")), (Way::Row, receipt("a", "2")));
         assert_eq!(judge(&[story(Way::Row)], &[]).lost, 1, "told, and not done");
-        assert_eq!(judge(&[Story { told: vec![None], ..story(Way::Row) }], &[row.clone()]).lost, 1, "never told");
+        assert_eq!(judge(&[Story { told: vec![None], ..story(Way::Row) }], from_ref(&row)).lost, 1, "never told");
         assert_eq!(judge(&[story(Way::Row)], &[row.clone(), other.clone()]).doubled, 1, "done twice");
         assert_eq!(judge(&[story(Way::Row)], &[other]).wrong, 1, "told of something else than was done");
-        assert_eq!(judge(&[story(Way::Job)], &[row.clone()]).wrong, 1, "done another way");
-        assert_eq!(judge(&[story(Way::Refused)], &[row.clone()]).wrong, 1, "refused, and done");
+        assert_eq!(judge(&[story(Way::Job)], from_ref(&row)).wrong, 1, "done another way");
+        assert_eq!(judge(&[story(Way::Refused)], from_ref(&row)).wrong, 1, "refused, and done");
         assert_eq!(judge(&[story(Way::Row)], &[row.clone(), (Way::Row, receipt("b", "3"))]).wrong, 1, "for nobody");
         let told_twice = vec![told(201, &receipt("a", "1")), told(201, &receipt("a", "2"))];
-        assert_eq!(judge(&[Story { told: told_twice, ..story(Way::Row) }], &[row.clone()]).wrong, 1, "two answers");
+        assert_eq!(judge(&[Story { told: told_twice, ..story(Way::Row) }], from_ref(&row)).wrong, 1, "two answers");
         let mixed_up = vec![told(201, &receipt("a", "1"))];
         assert_eq!(judge(&[Story { mixed_up, ..story(Way::Row) }], &[row]).wrong, 1, "another order was accepted");
     }
