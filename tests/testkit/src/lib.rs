@@ -44,6 +44,7 @@ mod experiment;
 mod fake;
 mod inference;
 mod memory;
+pub mod nats;
 pub mod postgres;
 mod scheduler;
 mod store;

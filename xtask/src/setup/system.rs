@@ -20,7 +20,7 @@ pub(crate) struct Need {
 }
 
 /// What every chore needs.
-pub(crate) static BASE: [Need; 7] = [
+pub(crate) static BASE: [Need; 8] = [
     Need {
         name: "cmake",
         why: "configures llama.cpp",
@@ -58,6 +58,14 @@ pub(crate) static BASE: [Need; 7] = [
             on_path("initdb").is_some()
                 || std::fs::read_dir("/usr/lib/postgresql").is_ok_and(|mut found| found.next().is_some())
         },
+    },
+    Need {
+        name: "nats-server",
+        why: "tests relay the outbox to it",
+        debian: "nats-server",
+        homebrew: "nats-server",
+        // Debian keeps it where only root looks.
+        present: || on_path("nats-server").is_some() || Path::new("/usr/sbin/nats-server").is_file(),
     },
     Need {
         name: "python3",
