@@ -1,11 +1,12 @@
 //! Selvedge over HTTP: a tower layer that makes any axum service idempotent, an axum server for an engine, and the
-//! transport by which Rust hosts send their intents.
+//! transport by which Rust hosts send their intents and events.
 //!
 //! | item | is for |
 //! | --- | --- |
 //! | [`IdempotencyLayer`] | one effect for one `Idempotency-Key`, around any axum service |
 //! | [`router`] and [`serve`] | the server: OpenAI's API, intents, health, metrics |
 //! | [`ReqwestTransport`] | sending intents |
+//! | [`HttpSink`] | relaying outbox events to a server |
 //! | [`Problem`] | errors as `application/problem+json` |
 
 mod auth;
@@ -15,6 +16,7 @@ mod openai;
 mod options;
 mod problem;
 mod server;
+mod sink;
 mod transport;
 
 pub use auth::{ApiKey, Principal};
@@ -22,4 +24,5 @@ pub use idempotency::{IdempotencyLayer, IdempotencyService, Settled, Ticket};
 pub use options::ServerOptions;
 pub use problem::{Problem, status_of};
 pub use server::{Drained, router, serve};
+pub use sink::HttpSink;
 pub use transport::ReqwestTransport;

@@ -7,6 +7,7 @@
 //! | --- | --- |
 //! | `sqlite` (default) | [`sqlite`]: the Store on SQLite |
 //! | `postgres` | `postgres`: the Store on PostgreSQL |
+//! | `nats` | `nats`: the outbox's way to NATS JetStream |
 //! | `priority` (default) | [`priority`]: the Scheduler for servers |
 //! | `llama` | `llama`: Inference on llama.cpp |
 //!
@@ -34,6 +35,9 @@ pub use selvedge_core::*;
 #[cfg(feature = "llama")]
 #[doc(inline)]
 pub use selvedge_llama as llama;
+#[cfg(feature = "nats")]
+#[doc(inline)]
+pub use selvedge_nats as nats;
 #[cfg(feature = "postgres")]
 #[doc(inline)]
 pub use selvedge_postgres as postgres;
@@ -73,11 +77,16 @@ mod pages {
     struct Jobs;
     #[doc = include_str!("../../../docs/guide/intents.md")]
     struct Intents;
+    #[doc = include_str!("../../../docs/guide/outbox.md")]
+    struct Outbox;
     #[doc = include_str!("../../../docs/guide/plugins.md")]
     struct Plugins;
     #[cfg(feature = "postgres")]
     #[doc = include_str!("../../../docs/guide/postgres.md")]
     struct Postgres;
+    #[cfg(all(feature = "postgres", feature = "nats"))]
+    #[doc = include_str!("../../../docs/guide/outgrowing-postgres.md")]
+    struct OutgrowingPostgres;
     #[cfg(feature = "llama")]
     #[doc = include_str!("../../../docs/guide/models.md")]
     struct Models;

@@ -5,15 +5,21 @@
 //! [`Scheduler::admit`](crate::Scheduler::admit) → [`Inference::generate`].
 
 mod chat;
+mod handlers;
+mod inbox;
+mod quota;
 mod relay;
 mod submit;
 mod worker;
 
+pub use handlers::{EventHandler, HandlerSink};
+pub use inbox::{Inbox, Received};
+pub use quota::Quota;
 pub use relay::{Delivery, EventSink, RelayReport};
 pub use submit::{Flushed, IntentSink, Submitted};
 pub use worker::{JobHandler, JobOutcome, WorkerOptions};
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{any::Any, collections::BTreeMap, sync::Arc};
 
 use crate::{
     AnyExperiment, AnyInference, AnyScheduler, AnyStore, Clock, Context, Error, ErrorKind, Experiment, Inference,
@@ -187,6 +193,12 @@ impl EngineBuilder {
         }
         Engine(Arc::new(plugins))
     }
+}
+
+/// What a panic said.
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string).or_else(|| panic.downcast_ref().cloned());
+    text.unwrap_or_else(|| "no message".into())
 }
 
 fn missing(plugin: &str, operation: &'static str, method: &str) -> Error {

@@ -1,10 +1,10 @@
-use std::{fmt, time::Duration};
+use std::{fmt, panic::AssertUnwindSafe, time::Duration};
 
-use futures_util::{StreamExt, stream::FuturesUnordered};
+use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 
-use super::Engine;
+use super::{Engine, panic_text};
 use crate::{
-    BoxFuture, CancelToken, Commit, Context, Error, Result, Store,
+    BoxFuture, CancelToken, Commit, Context, Error, ErrorKind, Result, Store,
     store::{LeasedEvent, RelayRequest, Retry, Watch},
 };
 
@@ -134,9 +134,15 @@ impl Engine {
         };
         let mut report = RelayReport { attempts: 1, ..RelayReport::default() };
         let timeout = sink.timeout();
-        let delivery = crate::clock::within(&**self.clock(), timeout, sink.deliver(&cx, &event)).await;
+        // One event that makes a sink panic must not end the deliveries beside it.
+        let work = AssertUnwindSafe(async { sink.deliver(&cx, &event).await }).catch_unwind();
         let delivery =
-            delivery.unwrap_or_else(|| Err(Error::deadline("engine.relay").with("timeout", format!("{timeout:?}"))));
+            match crate::clock::within(&**self.clock(), timeout, work).await {
+                Some(Ok(delivery)) => delivery,
+                Some(Err(panic)) => Err(Error::new(ErrorKind::Internal, "engine.relay", "the sink panicked")
+                    .with("panic", panic_text(&*panic))),
+                None => Err(Error::deadline("engine.relay").with("timeout", format!("{timeout:?}"))),
+            };
         let commit = match delivery {
             Ok(Delivery::Done(effects)) => {
                 report.delivered = 1;
@@ -161,7 +167,7 @@ impl Engine {
         match self.store()?.commit(&cx, commit).await {
             Ok(_) => Ok(report),
             // The lease ran out while the sink was slow: another relay delivers the event again, under the same id.
-            Err(error) if error.kind() == crate::ErrorKind::LeaseLost => {
+            Err(error) if error.kind() == ErrorKind::LeaseLost => {
                 tracing::warn!(event = %event.event.id, %error, "an event will be delivered again");
                 Ok(RelayReport { attempts: 1, failed: 1, ..RelayReport::default() })
             }

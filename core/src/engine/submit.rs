@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::{Delivery, Engine, EventSink};
 use crate::{
     BoxFuture, Commit, Context, Error, ErrorKind, Intent, Result, Store,
-    idempotency::{Answer, is_definitive},
+    idempotency::Answer,
     intent::IntentView,
     store::{IntentFilter, LeasedEvent, Outcome, Page, StoreExt},
     transport::{HttpRequest, HttpResponse, HttpTransport},
@@ -123,15 +123,7 @@ fn request(cx: &Context, intent: &Intent) -> Result<HttpRequest> {
         .map_err(|error| {
             Error::new(ErrorKind::InvalidInput, "engine.flush", "the intent's payload is not JSON").caused_by(error)
         })?;
-    let mut headers = vec![
-        ("content-type".into(), "application/json".into()),
-        // The draft makes the value a structured-field string, hence the quotes.
-        ("idempotency-key".into(), format!("\"{}\"", intent.key().replace('\\', "\\\\").replace('"', "\\\""))),
-    ];
-    if let Some(trace) = cx.trace() {
-        headers.push(("traceparent".into(), trace.to_string()));
-    }
-    Ok(HttpRequest { method: "POST", path: "/v1/intents".into(), headers, body: body.into() })
+    Ok(HttpRequest::post(cx, "/v1/intents", &intent.key(), "application/json", body))
 }
 
 #[derive(serde::Serialize)]
@@ -142,19 +134,7 @@ struct Envelope<'a> {
 
 /// What a response means for its intent: an answer to keep, or a failed attempt.
 fn answer(intent: &Intent, response: HttpResponse) -> Result<Answer> {
-    // A phone whose credentials ran out has not been refused for good: they can be renewed, the order cannot be re-made.
-    let final_answer = is_definitive(response.status) && !matches!(response.status, 300..=399 | 401 | 403);
-    if !final_answer {
-        let retry_after = response.header("retry-after").and_then(|value| value.parse().ok());
-        let error =
-            Error::new(ErrorKind::Unavailable, "engine.flush", "the server has not answered this intent for good")
-                .with("intent", intent.id)
-                .with("status", response.status);
-        return Err(match retry_after {
-            Some(seconds) => error.retry_in(Duration::from_secs(seconds)),
-            None => error,
-        });
-    }
+    let response = response.settled("engine.flush").map_err(|error| error.with("intent", intent.id))?;
     let headers =
         response.headers.into_iter().filter(|(name, _)| name == "content-type" || name == "location").collect();
     Ok(Answer { status: response.status, headers, body: response.body })

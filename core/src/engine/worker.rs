@@ -12,7 +12,7 @@ use futures_util::{
     stream::FuturesUnordered,
 };
 
-use super::Engine;
+use super::{Engine, panic_text};
 use crate::{
     BoxFuture, CancelToken, Commit, Context, Error, ErrorKind, Result, Store, Timestamp,
     store::{LeaseRequest, LeasedJob, Outcome, Receipt, Retry, Watch},
@@ -239,10 +239,7 @@ impl Engine {
             Some(Ok(Ok(JobOutcome::Snooze(delay)))) => Commit::new().release(lease, delay),
             Some(Ok(Err(error))) => failed(lease, &error),
             Some(Err(panic)) => {
-                let text =
-                    panic.downcast_ref::<&str>().map(ToString::to_string).or_else(|| panic.downcast_ref().cloned());
-                let text: String = text.unwrap_or_else(|| "no message".into());
-                Commit::new().fail(lease, format!("the handler panicked: {text}"), Retry::Backoff)
+                Commit::new().fail(lease, format!("the handler panicked: {}", panic_text(&*panic)), Retry::Backoff)
             }
         };
         if let Err(error) = self.store_commit(&cx, commit).await {

@@ -44,6 +44,7 @@ mod experiment;
 mod fake;
 mod inference;
 mod memory;
+pub mod nats;
 pub mod pgbouncer;
 pub mod postgres;
 mod scheduler;

@@ -20,7 +20,7 @@ pub(crate) struct Need {
 }
 
 /// What every chore needs.
-pub(crate) static BASE: [Need; 8] = [
+pub(crate) static BASE: [Need; 9] = [
     Need {
         name: "cmake",
         why: "configures llama.cpp",
@@ -64,7 +64,15 @@ pub(crate) static BASE: [Need; 8] = [
         why: "tests reach PostgreSQL through it too",
         debian: "pgbouncer",
         homebrew: "pgbouncer",
-        present: || on_path("pgbouncer").is_some() || std::path::Path::new("/usr/sbin/pgbouncer").is_file(),
+        present: || on_path("pgbouncer").is_some() || Path::new("/usr/sbin/pgbouncer").is_file(),
+    },
+    Need {
+        name: "nats-server",
+        why: "tests relay the outbox to it",
+        debian: "nats-server",
+        homebrew: "nats-server",
+        // Debian keeps it where only root looks.
+        present: || on_path("nats-server").is_some() || Path::new("/usr/sbin/nats-server").is_file(),
     },
     Need {
         name: "python3",
