@@ -49,6 +49,7 @@ pub struct Builder {
     connections: usize,
     poll: Duration,
     listen: bool,
+    create: bool,
     clock: Option<Arc<dyn Clock>>,
 }
 
@@ -61,6 +62,7 @@ impl Builder {
             connections: 16,
             poll: Duration::from_millis(250),
             listen: true,
+            create: true,
             clock: None,
         }
     }
@@ -87,6 +89,12 @@ impl Builder {
     /// Does without LISTEN: watchers look by themselves, every [`poll`](Self::poll).
     pub fn without_listener(mut self) -> Self {
         self.listen = false;
+        self
+    }
+
+    /// Opens only a Store that is there: a schema that is missing is `NotFound`, and not created.
+    pub fn existing(mut self) -> Self {
+        self.create = false;
         self
     }
 
@@ -143,7 +151,7 @@ impl Builder {
             .map_err(|error| Error::new(ErrorKind::Internal, OPERATION, "the pool cannot be built").caused_by(error))?;
         let schema = Schema::new(&self.schema);
         let connections = Connections { pool, schema: schema.clone(), clock: self.clock.clone(), runtime };
-        let version = migrate(&connections).await?;
+        let version = migrate(&connections, self.create).await?;
 
         let hub = Arc::new(Hub::default());
         let listening = Arc::new(AtomicBool::new(false));
@@ -155,7 +163,8 @@ impl Builder {
         ];
         if self.listen {
             let direct = self.listener.as_deref().map_or(Ok(config), parse)?;
-            tasks.push(Task::start(wake::listen(direct, tls, schema, mark, hub.clone(), listening.clone())));
+            let pool = connections.pool.clone();
+            tasks.push(Task::start(wake::listen(direct, tls, pool, schema, mark, hub.clone(), listening.clone())));
         }
         let bell = Bell { hub, posts };
         Ok(PostgresStore::start(connections, bell, self.listen, listening, tasks, location.into(), version))
@@ -218,7 +227,7 @@ fn tls(config: &Config) -> Result<MakeRustlsConnect> {
 }
 
 /// Brings the schema up to date; the server's version, in words.
-async fn migrate(connections: &Connections) -> Result<String> {
+async fn migrate(connections: &Connections, create: bool) -> Result<String> {
     let conn = connections.get(OPERATION).await?;
     let db = connections.db(&conn, OPERATION);
     let read = |row: &tokio_postgres::Row| Ok((get::<String>(row, 0)?, get::<String>(row, 1)?));
@@ -228,6 +237,11 @@ async fn migrate(connections: &Connections) -> Result<String> {
         return Err(Error::new(ErrorKind::Unsupported, OPERATION, "this PostgreSQL is too old")
             .with("version", version)
             .advise("use PostgreSQL 13 or newer"));
+    }
+    if !create && schema_version(&db).await? == 0 {
+        return Err(Error::new(ErrorKind::NotFound, OPERATION, "there is no Store in this schema")
+            .with("schema", db.schema.name())
+            .advise("check the URL and the schema's name; a program that works with the Store creates it"));
     }
     // Others may be migrating the same schema. Waiting for a lock would hold a snapshot open and be in the way of what they
     // do; asking again does not.
