@@ -48,6 +48,27 @@ impl IdempotencyKey {
         }
         Ok(Self { scope, key })
     }
+
+    /// A key for another system that takes part in this one's effect: the same in every try, and another for each `step`.
+    /// It tells nothing of this key and is never the client's own, which the other system may know from somebody else.
+    ///
+    /// ```
+    /// use selvedge_core::idempotency::IdempotencyKey;
+    ///
+    /// let key = IdempotencyKey::new("acme/payouts", "invoice-9")?;
+    /// assert_eq!(key.derived("charge"), key.derived("charge"));
+    /// assert_ne!(key.derived("charge"), key.derived("mail"));
+    /// # Ok::<(), selvedge_core::Error>(())
+    /// ```
+    pub fn derived(&self, step: &str) -> String {
+        let mut digest = Sha256::new();
+        digest.update(b"selvedge-1-derived\0");
+        for part in [&*self.scope, &*self.key, step] {
+            digest.update((part.len() as u64).to_be_bytes());
+            digest.update(part);
+        }
+        Fingerprint(digest.finalize().into()).to_string()
+    }
 }
 
 impl fmt::Display for IdempotencyKey {
@@ -230,6 +251,20 @@ mod tests {
             prop_assume!(serde_json::from_slice::<serde_json::Value>(&a).is_err() && a != b);
             prop_assert_ne!(Fingerprint::of("op", &a), Fingerprint::of("op", &b));
             prop_assert_ne!(Fingerprint::of("op", &a), Fingerprint::of("po", &a));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_derived_key_is_usable_and_no_others(
+            one in ("[ -~]{1,9}", "[ -~]{1,9}", "\\PC{0,9}"), other in ("[ -~]{1,9}", "[ -~]{1,9}", "\\PC{0,9}"),
+        ) {
+            let derived = |(scope, key, step): &(String, String, String)| {
+                IdempotencyKey::new(scope, key).map(|key| key.derived(step))
+            };
+            let (first, second) = (derived(&one).unwrap(), derived(&other).unwrap());
+            prop_assert_eq!(first == second, one == other);
+            prop_assert!(IdempotencyKey::new("provider", first).is_ok());
         }
     }
 

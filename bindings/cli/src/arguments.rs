@@ -45,9 +45,9 @@ pub(crate) struct Serve {
     /// Where to listen; port 0 takes any free one
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) address: Option<SocketAddr>,
-    /// The Store's file
-    #[arg(long, value_name = "FILE")]
-    pub(crate) db: Option<PathBuf>,
+    /// The Store: postgres://…, sqlite:FILE or a file's path
+    #[arg(long, visible_alias = "db", value_name = "URL|FILE")]
+    pub(crate) store: Option<String>,
     /// A model file; may be given several times, and replaces the models of the configuration
     #[arg(long, value_name = "FILE")]
     pub(crate) model: Vec<PathBuf>,
@@ -98,9 +98,9 @@ pub(crate) struct Generate {
 
 #[derive(Debug, Args)]
 pub(crate) struct Jobs {
-    /// The Store's file [default: store.path of the configuration]
-    #[arg(long, value_name = "FILE", global = true)]
-    pub(crate) db: Option<PathBuf>,
+    /// The Store: postgres://…, sqlite:FILE or a file's path
+    #[arg(long, visible_alias = "db", value_name = "URL|FILE", global = true)]
+    pub(crate) store: Option<String>,
     /// Prints JSON, one object a line
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -121,6 +121,18 @@ pub(crate) enum JobsCommand {
         /// In this state
         #[arg(long, value_enum)]
         state: Option<State>,
+        /// At the most so many
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        limit: usize,
+    },
+    /// Lists dead letters: jobs that failed for good, with why and after how many attempts
+    Dead {
+        /// Of this queue
+        #[arg(long, value_name = "QUEUE")]
+        queue: Option<String>,
+        /// Of this tenant
+        #[arg(long, value_name = "TENANT")]
+        tenant: Option<String>,
         /// At the most so many
         #[arg(long, value_name = "N", default_value_t = 100)]
         limit: usize,
@@ -152,7 +164,7 @@ pub(crate) enum JobsCommand {
         /// The queue
         queue: String,
     },
-    /// Shows how full and how old every queue is
+    /// Shows how full and how old every queue is, by tenant
     Depth,
 }
 
@@ -166,6 +178,9 @@ pub(crate) enum State {
 
 #[derive(Debug, Args)]
 pub(crate) struct Doctor {
+    /// The Store: postgres://…, sqlite:FILE or a file's path
+    #[arg(long, visible_alias = "db", value_name = "URL|FILE")]
+    pub(crate) store: Option<String>,
     /// Prints one JSON object
     #[arg(long)]
     pub(crate) json: bool,

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use selvedge::{Error, ErrorKind, Result, scheduler::Class};
+use selvedge::{Error, ErrorKind, Result, scheduler::Class, store::Ceiling};
 use serde::{Deserialize, Serialize};
 
 /// The default file, every key documented.
@@ -53,11 +53,33 @@ pub(crate) struct Key {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Store {
+    pub(crate) url: String,
     pub(crate) path: PathBuf,
+    pub(crate) listener_url: String,
+    pub(crate) listen: bool,
+    pub(crate) schema: String,
+    pub(crate) connections: NonZeroUsize,
+    pub(crate) ceiling_jobs_per_second: NonZeroU32,
+    pub(crate) ceiling_minutes: u32,
     pub(crate) maintain_seconds: Seconds,
     pub(crate) keep_dead_days: u32,
     pub(crate) keep_messages_days: u32,
     pub(crate) keep_intents_days: u32,
+}
+
+impl Store {
+    /// Puts the Store that a flag names in place of the configured one.
+    pub(crate) fn replace(&mut self, flag: Option<String>) {
+        if let Some(url) = flag.filter(|url| *url != self.url) {
+            // It leads to the server of the other URL.
+            self.listener_url.clear();
+            self.url = url;
+        }
+    }
+
+    pub(crate) fn ceiling(&self) -> Ceiling {
+        Ceiling::new(self.ceiling_jobs_per_second.get().into())
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -164,7 +186,14 @@ impl Default for Server {
 impl Default for Store {
     fn default() -> Self {
         Self {
+            url: String::new(),
             path: "selvedge.db".into(),
+            listener_url: String::new(),
+            listen: true,
+            schema: "selvedge".into(),
+            connections: nonzero(16),
+            ceiling_jobs_per_second: NonZeroU32::MIN.saturating_add(999),
+            ceiling_minutes: 10,
             maintain_seconds: Seconds::new(1),
             keep_dead_days: 30,
             keep_messages_days: 7,

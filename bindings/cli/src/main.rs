@@ -31,7 +31,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Config => output::print(config::DEFAULT)?,
         Command::Completions { shell } => commands::shell::completions(shell)?,
         Command::Man { folder } => commands::shell::man(folder.as_deref())?,
-        Command::Doctor(options) => return commands::doctor::run(arguments.config.as_deref(), &options),
+        Command::Doctor(options) => return commands::doctor::run(arguments.config.as_deref(), options),
         Command::Generate(options) => {
             log(&config::Log { level: "error".into(), format: config::LogFormat::Text });
             commands::generate::run(options)?;
@@ -44,7 +44,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Jobs(options) => {
             let (config, _) = config::load(arguments.config.as_deref())?;
             log(&config::Log { level: "error".into(), format: config::LogFormat::Text });
-            commands::jobs::run(&config, options)?;
+            commands::jobs::run(config, options)?;
         }
     }
     Ok(ExitCode::SUCCESS)

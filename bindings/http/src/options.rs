@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use selvedge_core::layers::Metrics;
+use selvedge_core::{layers::Metrics, store::Ceiling};
 
 use crate::ApiKey;
 
@@ -35,6 +35,8 @@ pub struct ServerOptions {
     pub retention: Duration,
     /// The most tokens of an answer when the request does not say. Default: 1,024.
     pub max_tokens: usize,
+    /// What `/metrics` measures the queue's rate against. Default: [`Ceiling::default`].
+    pub ceiling: Ceiling,
     /// What the engine's [`Metrics`] layer counted, for `/metrics`. Default: none.
     pub metrics: Option<Metrics>,
 }
@@ -56,6 +58,7 @@ impl Default for ServerOptions {
             wait: Duration::from_secs(2),
             retention: Duration::from_secs(7 * 86_400),
             max_tokens: 1_024,
+            ceiling: Ceiling::default(),
             metrics: None,
         }
     }

@@ -57,6 +57,8 @@ impl Shop {
         Router::new()
             .route("/orders", post(create).put(create).get(async || "the orders"))
             .route("/other", post(create))
+            .route("/orders/{number}", post(create))
+            .route(&format!("/läden/{}", "x".repeat(300)), post(create))
             .route("/slow", post(slow))
             .route("/gated", post(gated))
             .route("/shaky", post(shaky))
@@ -182,21 +184,34 @@ async fn a_retry_is_given_the_first_answer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_key_for_two_requests_is_refused() {
-    let (_folder, shop, server) = start(|layer| layer.methods([http::Method::POST, http::Method::PUT])).await;
+    let (_folder, shop, server) = start(|layer| layer).await;
     assert_eq!(send(&server, "/orders", "k", "tea").send().await.unwrap().status(), 201);
     let other_body = send(&server, "/orders", "k", "coffee").send().await.unwrap();
-    let other_path = send(&server, "/other", "k", "tea").send().await.unwrap();
+    assert_eq!(send(&server, "/orders/1", "n", "tea").send().await.unwrap().status(), 201);
+    let other_path = send(&server, "/orders/2", "n", "tea").send().await.unwrap();
     let other_query = send(&server, "/orders?gift=yes", "k", "tea").send().await.unwrap();
-    let other_method =
-        client().put(server.url("/orders")).header("idempotency-key", "k").body("tea").send().await.unwrap();
-    for response in [other_body, other_path, other_query, other_method] {
+    for response in [other_body, other_path, other_query] {
         let (status, problem) = json(response).await;
         assert_eq!((status, &problem["kind"]), (422, &"conflict".into()), "{problem}");
     }
-    assert_eq!(shop.effects(), 1);
+    assert_eq!(shop.effects(), 2);
     // Two honest, equal purchases are two.
     assert_eq!(send(&server, "/orders", "k2", "tea").send().await.unwrap().status(), 201);
-    assert_eq!(shop.effects(), 2);
+    assert_eq!(shop.effects(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_belongs_to_its_operation() {
+    let (_folder, shop, server) = start(|layer| layer.methods([http::Method::POST, http::Method::PUT])).await;
+    let long = format!("/läden/{}", "x".repeat(300));
+    for path in ["/orders", "/other", &long] {
+        assert_eq!(send(&server, path, "k", "tea").send().await.unwrap().status(), 201, "{path}");
+        let again = send(&server, path, "k", "tea").send().await.unwrap();
+        assert_eq!(again.headers()["idempotency-replayed"], "true", "{path}");
+    }
+    let put = client().put(server.url("/orders")).header("idempotency-key", "k").body("tea").send().await.unwrap();
+    assert_eq!(put.status(), 201);
+    assert_eq!(shop.effects(), 4);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

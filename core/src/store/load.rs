@@ -72,7 +72,16 @@ pub struct Load {
     pub over_for: Duration,
 }
 
+impl Default for Ceiling {
+    fn default() -> Self {
+        Self::new(Self::JOBS_PER_SECOND)
+    }
+}
+
 impl Ceiling {
+    /// The ceiling unless another is given: 1,000 jobs a second. It is where to begin, not what a server was measured to keep
+    /// up with: a job a millisecond is much for one team's work, and little for one database.
+    pub const JOBS_PER_SECOND: f64 = 1_000.0;
     /// A rate is counted over this long, so that one burst is not a trend: a minute.
     pub const WINDOW: Duration = Duration::from_secs(60);
     /// Without a sample for this long nothing is known: two minutes.

@@ -32,7 +32,7 @@ use tokio::{
     sync::Notify,
 };
 
-use crate::server;
+use crate::shop::{Place, Shop};
 
 /// Injects faults.
 #[derive(Debug, clap::Args)]
@@ -267,7 +267,7 @@ async fn freeze_again_and_again(stage: Arc<Stage>, mut random: Rng) -> anyhow::R
 /// The two databases, once nothing is left to do.
 struct Stores {
     phone: SqliteStore,
-    server: SqliteStore,
+    server: Shop,
 }
 
 /// Lets everything that is pending come to its end, without faults.
@@ -275,13 +275,14 @@ async fn settle(stage: &Arc<Stage>) -> anyhow::Result<Stores> {
     let _server = stage.spawn(Role::Server)?;
     let _phone = stage.spawn(Role::LastPhone)?;
     let open = |name: &str| SqliteStore::open(stage.db(name));
-    let stores = Stores { phone: open("phone.db")?, server: open("server.db")? };
+    let server = Shop::open(&Place::File(stage.db("server.db"))).await?;
+    let stores = Stores { phone: open("phone.db")?, server };
     let spinner = ProgressBar::new_spinner();
     spinner.enable_steady_tick(Duration::from_millis(100));
     let deadline = Instant::now() + Duration::from_secs(120);
     loop {
         let pending = intents(&stores.phone, Some(IntentState::Pending)).await?.len();
-        let queues = stores.server.queues(&Context::new()).await?;
+        let queues = stores.server.store().queues(&Context::new()).await?;
         let jobs: u64 = queues.iter().map(|queue| queue.ready + queue.scheduled + queue.running).sum();
         if pending == 0 && jobs == 0 {
             spinner.finish_and_clear();
@@ -305,7 +306,7 @@ async fn judge(stage: &Stage, stores: &Stores) -> anyhow::Result<Verdict> {
             Ok((view.intent.key(), order.cents))
         })
         .collect::<anyhow::Result<_>>()?;
-    let charges = server::charges(&stores.server).await?;
+    let charges = stores.server.charges().await?;
     let mut times: HashMap<&str, usize> = HashMap::new();
     for charge in &charges {
         *times.entry(&charge.key).or_default() += 1;

@@ -13,6 +13,7 @@ use tokio::{
 
 use crate::{
     server::Server,
+    shop::Place,
     story::{Shopping, charged, heading},
 };
 
@@ -44,7 +45,7 @@ struct Counts {
 
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
-    let server = Server::start(&folder.path().join("server.db"), ([127, 0, 0, 1], 0).into()).await?;
+    let server = Server::start(&Place::File(folder.path().join("server.db")), ([127, 0, 0, 1], 0).into()).await?;
     let Shopping { orders, drop_rate } = options.shopping;
     let mut phone = Phone { program: options.phone, traces: HashMap::new(), counts: None };
     let mut expected = orders;

@@ -9,9 +9,8 @@ mod host;
 mod link;
 mod phone;
 mod server;
+mod shop;
 mod story;
-
-use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
@@ -30,11 +29,7 @@ enum Role {
     /// Runs the server alone, until it is stopped.
     Server(server::Options),
     /// Works on the server's queue alone, until it is stopped.
-    Worker {
-        /// The server's database.
-        #[arg(long)]
-        db: PathBuf,
-    },
+    Worker(server::Database),
     /// Runs a phone alone: submits an order now and then and prints each one's id once it is written down.
     Phone(phone::Options),
     /// Runs the server and a phone that is written in another language, and counts what was lost or charged twice.
@@ -53,7 +48,7 @@ async fn main() -> anyhow::Result<()> {
     match cli.role {
         None => story::run(cli.story).await,
         Some(Role::Server(options)) => server::run(options).await,
-        Some(Role::Worker { db }) => server::run_worker(&db).await,
+        Some(Role::Worker(database)) => server::run_worker(&database).await,
         Some(Role::Phone(options)) => phone::run(options).await,
         Some(Role::Host(options)) => host::run(options).await,
         Some(Role::Faults(options)) => faults::run(options).await,

@@ -1,22 +1,19 @@
 //! The server: takes intents through its idempotency gate into a queue, and charges each order once.
 
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Context as _;
 use selvedge::{
-    BoxFuture, Commit, Context, Engine, Result,
+    AnyStore, BoxFuture, Context, Engine, Result,
     engine::{JobHandler, JobOutcome, WorkerOptions},
     intent::ReceivedIntent,
-    sqlite::SqliteStore,
     store::{LeasedJob, Maintain},
 };
 use selvedge_http::ServerOptions;
 use serde::Deserialize;
 use tokio::net::TcpListener;
+
+use crate::shop::{Charge, Place, Shop};
 
 /// Leases are short, so that what a killed worker held is soon worked on again.
 const HOLD: Duration = Duration::from_millis(400);
@@ -24,27 +21,33 @@ const HOLD: Duration = Duration::from_millis(400);
 /// Runs the server alone.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Its database.
-    #[arg(long)]
-    db: PathBuf,
+    #[command(flatten)]
+    database: Database,
     /// Where it listens; port 0 takes a free one. The address is printed.
     #[arg(long, default_value = "127.0.0.1:0")]
     listen: SocketAddr,
 }
 
+/// The server's database.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Database {
+    /// postgres://user@host:5432/database, or a SQLite file.
+    #[arg(long, visible_alias = "db", value_name = "URL|FILE")]
+    store: String,
+}
+
+impl Database {
+    fn place(&self) -> Place {
+        Place::of(&self.store, "storefront")
+    }
+}
+
 /// The server's parts, running until dropped.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
-    pub(crate) store: SqliteStore,
+    pub(crate) shop: Shop,
+    pub(crate) store: AnyStore,
     tasks: Vec<tokio::task::JoinHandle<()>>,
-}
-
-/// A charge as the database has it: what the story is judged by.
-#[derive(Debug)]
-pub(crate) struct Charge {
-    pub(crate) key: String,
-    pub(crate) cents: u64,
-    pub(crate) trace_id: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -53,20 +56,16 @@ struct Order {
 }
 
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
-    let server = Server::start(&options.db, options.listen).await?;
+    let server = Server::start(&options.database.place(), options.listen).await?;
     println!("listening {}", server.address);
     std::future::pending().await
 }
 
-pub(crate) async fn run_worker(db: &Path) -> anyhow::Result<()> {
-    let store = open(db)?;
-    let engine = selvedge::builder().store(store.clone()).build();
+pub(crate) async fn run_worker(database: &Database) -> anyhow::Result<()> {
+    let shop = Shop::open(&database.place()).await?;
+    let engine = selvedge::builder().store(shop.store()).build();
     println!("working");
-    Ok(engine.work(&Context::new(), &worker_options(), &Charger { store }).await?)
-}
-
-fn open(db: &Path) -> anyhow::Result<SqliteStore> {
-    SqliteStore::open(db).with_context(|| format!("the server's database {}", db.display()))
+    Ok(engine.work(&Context::new(), &worker_options(), &Charger { shop }).await?)
 }
 
 fn worker_options() -> WorkerOptions {
@@ -75,17 +74,10 @@ fn worker_options() -> WorkerOptions {
 }
 
 impl Server {
-    /// Opens the database, creates the shop's own table beside Selvedge's, and serves.
-    pub(crate) async fn start(db: &Path, listen: SocketAddr) -> anyhow::Result<Self> {
-        let store = open(db)?;
-        store
-            .commit_with(&Context::new(), Commit::new(), |tx| {
-                // No unique column: a second charge for one order would stand here for all to see.
-                Ok(tx.execute_batch(
-                    "CREATE TABLE IF NOT EXISTS charge (id INTEGER PRIMARY KEY, key TEXT, cents INTEGER, trace_id TEXT)",
-                )?)
-            })
-            .await?;
+    /// Opens the database and serves.
+    pub(crate) async fn start(place: &Place, listen: SocketAddr) -> anyhow::Result<Self> {
+        let shop = Shop::open(place).await?;
+        let store = shop.store();
         let engine = selvedge::builder().store(store.clone()).build();
         let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
         let address = listener.local_addr()?;
@@ -96,10 +88,10 @@ impl Server {
                 tracing::error!(%error, "the server ended");
             }
         });
-        let charger = Charger { store: store.clone() };
+        let charger = Charger { shop: shop.clone() };
         let working = tokio::spawn(work(engine.clone(), charger));
         let keeping = tokio::spawn(keep(engine));
-        Ok(Self { address, store, tasks: vec![serving, working, keeping] })
+        Ok(Self { address, shop, store, tasks: vec![serving, working, keeping] })
     }
 }
 
@@ -128,7 +120,7 @@ async fn keep(engine: Engine) {
 
 /// Charges orders.
 struct Charger {
-    store: SqliteStore,
+    shop: Shop,
 }
 
 impl JobHandler for Charger {
@@ -140,16 +132,9 @@ impl JobHandler for Charger {
             // A payment provider takes its time; a kill or a freeze may come at any moment of it.
             tokio::time::sleep(Duration::from_millis(fastrand::u64(1..30))).await;
             let trace_id = cx.trace().map(|trace| trace.trace_id()).unwrap_or_default();
-            let lease = job.lease;
-            let charge = move |tx: &selvedge::sqlite::rusqlite::Transaction<'_>| {
-                Ok(tx.execute(
-                    "INSERT INTO charge (key, cents, trace_id) VALUES (?1, ?2, ?3)",
-                    (&received.key, order.cents as i64, &trace_id),
-                )?)
-            };
-            // The charge and the end of the job become true together; a worker that lost its lease charges nothing.
-            match self.store.commit_with(&cx, Commit::new().complete(lease), charge).await {
-                Ok(_) => Ok(JobOutcome::Committed),
+            let charge = Charge { key: received.key, cents: order.cents, trace_id };
+            match self.shop.charge(&cx, job.lease, charge).await {
+                Ok(()) => Ok(JobOutcome::Committed),
                 Err(error) => {
                     if error.kind() == selvedge::ErrorKind::LeaseLost {
                         println!("stale {}", job.id);
@@ -159,18 +144,4 @@ impl JobHandler for Charger {
             }
         })
     }
-}
-
-/// All charges in a server's database.
-pub(crate) async fn charges(store: &SqliteStore) -> anyhow::Result<Vec<Charge>> {
-    let (charges, _) = store
-        .commit_with(&Context::new(), Commit::new(), |tx| {
-            let mut statement = tx.prepare("SELECT key, cents, trace_id FROM charge ORDER BY id")?;
-            let rows = statement.query_map([], |row| {
-                Ok(Charge { key: row.get(0)?, cents: row.get::<_, i64>(1)? as u64, trace_id: row.get(2)? })
-            })?;
-            Ok(rows.collect::<std::result::Result<Vec<_>, _>>()?)
-        })
-        .await?;
-    Ok(charges)
 }

@@ -26,7 +26,8 @@ use serde::Serialize;
 use crate::{
     link::BadLink,
     phone,
-    server::{self, Server},
+    server::Server,
+    shop::{Charge, Place, Shop},
 };
 
 const GOODS: [(&str, u64); 4] = [("green tea", 450), ("black tea", 390), ("tea pot", 2900), ("cup", 850)];
@@ -42,6 +43,9 @@ pub(crate) struct Options {
     /// Also writes the counts as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// The server's database: postgres://user@host:5432/database. It gets a schema for this run [default: a SQLite file]
+    #[arg(long, value_name = "URL")]
+    store: Option<String>,
     /// The model that answers the shopper's question (GGUF).
     #[arg(long, env = "SELVEDGE_MODEL", value_name = "FILE")]
     model: Option<PathBuf>,
@@ -93,7 +97,11 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let usage = ask(&phone, &options.question).await?;
 
     heading("The shopper orders, on a train");
-    let server = Server::start(&folder.path().join("server.db"), ([127, 0, 0, 1], 0).into()).await?;
+    let place = match &options.store {
+        Some(url) => Place::of(url, &Shop::new_schema()),
+        None => Place::File(folder.path().join("server.db")),
+    };
+    let server = Server::start(&place, ([127, 0, 0, 1], 0).into()).await?;
     let link = BadLink::new(
         ReqwestTransport::new(&format!("http://{}", server.address))?,
         options.shopping.drop_rate,
@@ -103,6 +111,9 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let orders = submit(&phone, &options).await?;
     send(&phone, &link, orders.len()).await?;
     let charges = charged(&server, orders.len()).await?;
+    let shop = server.shop.clone();
+    drop(server);
+    shop.remove().await?;
 
     let traces: HashMap<String, String> = orders
         .iter()
@@ -214,14 +225,14 @@ async fn pending(phone: &Engine) -> anyhow::Result<usize> {
 }
 
 /// Waits until the server has charged as many orders as there are, or has nothing left to do.
-pub(crate) async fn charged(server: &Server, orders: usize) -> anyhow::Result<Vec<server::Charge>> {
+pub(crate) async fn charged(server: &Server, orders: usize) -> anyhow::Result<Vec<Charge>> {
     use selvedge::store::StoreExt;
 
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let queues = server.store.queues(&Context::new()).await?;
         let waiting: u64 = queues.iter().map(|queue| queue.ready + queue.scheduled + queue.running).sum();
-        let charges = server::charges(&server.store).await?;
+        let charges = server.shop.charges().await?;
         if waiting == 0 || Instant::now() > deadline {
             ensure!(waiting == 0, "{waiting} of {orders} orders were not charged within a minute");
             return Ok(charges);

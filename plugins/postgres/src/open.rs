@@ -51,6 +51,7 @@ pub struct Builder {
     listen: bool,
     notify: bool,
     history: Option<u32>,
+    create: bool,
     clock: Option<Arc<dyn Clock>>,
 }
 
@@ -65,6 +66,7 @@ impl Builder {
             listen: true,
             notify: true,
             history: None,
+            create: true,
             clock: None,
         }
     }
@@ -97,6 +99,12 @@ impl Builder {
     /// Does not tell other processes of commits: they look by themselves, within a second.
     pub fn without_notify(mut self) -> Self {
         self.notify = false;
+        self
+    }
+
+    /// Opens only a Store that is there: a schema that is missing is `NotFound`, and not created.
+    pub fn existing(mut self) -> Self {
+        self.create = false;
         self
     }
 
@@ -161,7 +169,7 @@ impl Builder {
         let schema = Schema::new(&self.schema);
         let (clock, history) = (self.clock.clone(), self.history);
         let connections = Connections { pool, schema: schema.clone(), clock, runtime, history };
-        let version = migrate(&connections).await?;
+        let version = migrate(&connections, self.create).await?;
         connections.turn_history().await?;
 
         let hub = Arc::new(Hub::default());
@@ -176,7 +184,8 @@ impl Builder {
         }
         if self.listen {
             let direct = self.listener.as_deref().map_or(Ok(config), parse)?;
-            tasks.push(Task::start(wake::listen(direct, tls, schema, mark, bell.clone(), listening.clone())));
+            let pool = connections.pool.clone();
+            tasks.push(Task::start(wake::listen(direct, tls, pool, schema, mark, bell.clone(), listening.clone())));
         }
         Ok(PostgresStore::start(connections, bell, self.listen, listening, tasks, location.into(), version))
     }
@@ -238,7 +247,7 @@ fn tls(config: &Config) -> Result<MakeRustlsConnect> {
 }
 
 /// Brings the schema up to date; the server's version, in words.
-async fn migrate(connections: &Connections) -> Result<String> {
+async fn migrate(connections: &Connections, create: bool) -> Result<String> {
     let conn = connections.get(OPERATION).await?;
     let db = connections.db(&conn, OPERATION);
     let read = |row: &tokio_postgres::Row| Ok((get::<String>(row, 0)?, get::<String>(row, 1)?));
@@ -248,6 +257,11 @@ async fn migrate(connections: &Connections) -> Result<String> {
         return Err(Error::new(ErrorKind::Unsupported, OPERATION, "this PostgreSQL is too old")
             .with("version", version)
             .advise("use PostgreSQL 13 or newer"));
+    }
+    if !create && schema_version(&db).await? == 0 {
+        return Err(Error::new(ErrorKind::NotFound, OPERATION, "there is no Store in this schema")
+            .with("schema", db.schema.name())
+            .advise("check the URL and the schema's name; a program that works with the Store creates it"));
     }
     // Others may be migrating the same schema. Waiting for a lock would hold a snapshot open and be in the way of what they
     // do; asking again does not.

@@ -32,6 +32,8 @@ use crate::{
 const PAUSE: Duration = Duration::from_millis(5);
 /// How long the listener waits before it connects again, at first and at most.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// How often it is tried whether notifications arrive, until they do.
+const ECHO: Duration = Duration::from_secs(2);
 /// While the listener works, watchers still look by themselves this often: for commits in others' transactions, and for
 /// what a crash kept from being told.
 const NET: Duration = Duration::from_secs(1);
@@ -195,6 +197,7 @@ async fn send(
 pub(crate) async fn listen(
     config: Config,
     tls: MakeRustlsConnect,
+    pool: Pool,
     schema: Schema,
     mark: String,
     bell: Bell,
@@ -202,7 +205,7 @@ pub(crate) async fn listen(
 ) {
     let mut pause = RECONNECT.0;
     loop {
-        match follow(&config, tls.clone(), &schema, &mark, &bell, &listening).await {
+        match follow(&config, tls.clone(), &pool, &schema, &mark, &bell, &listening).await {
             Ok(()) => tracing::debug!("the listening connection ended"),
             Err(error) => tracing::debug!(%error, "cannot listen"),
         }
@@ -218,6 +221,7 @@ pub(crate) async fn listen(
 async fn follow(
     config: &Config,
     tls: MakeRustlsConnect,
+    pool: &Pool,
     schema: &Schema,
     mark: &str,
     bell: &Bell,
@@ -227,16 +231,35 @@ async fn follow(
     let mut messages = futures_util::stream::poll_fn(move |cx| connection.poll_message(cx)).boxed();
     let listen = format!("LISTEN \"{}\"", schema.name());
     let mut asked = Box::pin(client.batch_execute(&listen));
+    // PgBouncer in transaction mode takes a LISTEN and passes nothing on. So it counts once an echo has come, sent the way that
+    // all notifications are sent.
+    let echo = format!("{mark}e");
+    let (mut echoes, mut sent, mut stands) = (tokio::time::interval(ECHO), 0, false);
     loop {
         tokio::select! {
-            done = &mut asked, if !listening.load(Ordering::Acquire) => {
+            done = &mut asked, if !stands => {
                 done?;
-                listening.store(true, Ordering::Release);
-                // What was told in the meantime was missed.
-                bell.hints.all_changed();
-                bell.hub.ring_all();
+                stands = true;
+            }
+            _ = echoes.tick(), if stands && !listening.load(Ordering::Acquire) => {
+                let (pool, schema, echo) = (pool.clone(), schema.clone(), echo.clone());
+                // Beside this loop, which has to go on reading.
+                tokio::spawn(async move { drop(send(&pool, &schema, &[echo]).await) });
+                sent += 1;
+                if sent == 2 {
+                    tracing::warn!(
+                        "nothing arrives on the connection that listens, so watchers poll: if its URL leads through \
+                         PgBouncer, give the listener a direct one"
+                    );
+                }
             }
             message = messages.next() => match message {
+                Some(Ok(AsyncMessage::Notification(notice))) if notice.payload() == echo => {
+                    listening.store(true, Ordering::Release);
+                    // What was told in the meantime was missed.
+                    bell.hints.all_changed();
+                    bell.hub.ring_all();
+                }
                 Some(Ok(AsyncMessage::Notification(notice))) => {
                     if let Some(news) = News::heard(mark, notice.payload()) {
                         bell.tell(&news);

@@ -13,7 +13,7 @@ use std::{
 use selvedge_core::{
     Commit, Context, ErrorKind, Store,
     idempotency::{Answer, Claim, ClaimRequest, Fingerprint, IdempotencyKey},
-    store::{JobFilter, LeaseRequest, Maintain, NewJob, Notice, Start, StoreExt, Watch},
+    store::{JobFilter, LeaseRequest, Maintain, NewJob, Notice, Start, StoreExt, Wakeups, Watch},
 };
 use selvedge_postgres::{
     PostgresStore,
@@ -71,6 +71,43 @@ async fn another_process_is_woken_at_once() {
     waits.sort_unstable();
     // Polling alone would take half a second.
     assert!(waits[waits.len() / 2] < Duration::from_millis(250), "{waits:?}");
+}
+
+#[tokio::test]
+async fn a_listener_that_hears_nothing_is_known_to_poll() {
+    let Some(cluster) = &*CLUSTER else { return };
+    let (schema, cx) = (cluster.schema(), Context::new());
+    client(cluster).await.batch_execute(&format!("CREATE DATABASE {schema}")).await.unwrap();
+    // LISTEN is taken there, and nothing arrives: notifications stay in their database, as they do behind PgBouncer.
+    let elsewhere = cluster.url().replace("/postgres?", &format!("/{schema}?"));
+    let deaf = PostgresStore::builder(cluster.url()).schema(&schema).connections(2).listener(elsewhere).open().await;
+    let (deaf, polls) = (deaf.unwrap(), PostgresStore::builder(cluster.url()).schema(&schema).without_listener());
+    let polls = polls.connections(2).open().await.unwrap();
+    let hears = open(cluster, &schema).await;
+    let begun = Instant::now();
+    while hears.info(&cx).await.unwrap().wakeups != Wakeups::Listen {
+        assert!(begun.elapsed() < SOON, "the listener does not stand");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(deaf.info(&cx).await.unwrap().wakeups, Wakeups::Fallback);
+    assert_eq!(polls.info(&cx).await.unwrap().wakeups, Wakeups::Poll);
+    // It is told all the same, only later.
+    let mut woken = deaf.watch(&cx, Watch::Jobs(vec!["q".into()])).await.unwrap();
+    hears.enqueue(&cx, NewJob::new("q", "")).await.unwrap();
+    assert!(tokio::time::timeout(SOON, woken.next()).await.expect("in time").is_some());
+}
+
+#[tokio::test]
+async fn a_store_is_only_looked_for_when_it_must_be_there() {
+    let Some(cluster) = &*CLUSTER else { return };
+    let (schema, client) = (cluster.schema(), client(cluster).await);
+    let existing = || PostgresStore::builder(cluster.url()).schema(&schema).connections(1).existing().open();
+    assert_eq!(existing().await.map(drop).map_err(|error| error.kind()), Err(ErrorKind::NotFound));
+    let made = client.query_one("SELECT count(*) FROM pg_namespace WHERE nspname = $1", &[&schema]).await.unwrap();
+    assert_eq!(made.get::<_, i64>(0), 0, "looking made a schema");
+    drop(open(cluster, &schema).await);
+    assert!(existing().await.is_ok());
 }
 
 #[tokio::test]

@@ -3,13 +3,20 @@
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
+    time::{Duration, Instant},
 };
 
 use owo_colors::{OwoColorize, Stream};
-use selvedge::{Context, Error, ErrorKind, Inference, Result, store::StoreExt};
-use serde::Serialize;
+use selvedge::{
+    AnyStore, Context, Error, ErrorKind, Inference, Result,
+    store::{Load, StoreExt, StoreInfo, Wakeups},
+};
+use serde::{Serialize, Serializer};
 
-use super::{block_on, open_existing, open_model};
+use super::{
+    block_on, open_model,
+    store::{self, Place},
+};
 use crate::{
     arguments::Doctor,
     config::{self, Config, Model},
@@ -20,6 +27,8 @@ use crate::{
 const LOW_DISK: u64 = 1 << 30;
 /// Above this much a write-ahead log has not been checkpointed for long.
 const LARGE_WAL: u64 = 256 << 20;
+/// How long the connection that listens may take to stand.
+const LISTENS_WITHIN: Duration = Duration::from_secs(3);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -43,6 +52,30 @@ struct Report {
     version: &'static str,
     health: Health,
     findings: Vec<Finding>,
+    /// How far the queue is from its ceiling.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    load: Option<Line>,
+}
+
+/// A [`Load`] in plain numbers.
+#[derive(Debug, Serialize)]
+struct Line {
+    jobs_per_second: Option<f64>,
+    ceiling: f64,
+    headroom: Option<f64>,
+    #[serde(serialize_with = "seconds")]
+    over_ceiling_seconds: Duration,
+}
+
+fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(duration.as_secs_f64())
+}
+
+impl From<Load> for Line {
+    fn from(load: Load) -> Self {
+        let Load { ceiling, rate, headroom, over_for } = load;
+        Self { jobs_per_second: rate, ceiling, headroom, over_ceiling_seconds: over_for }
+    }
 }
 
 fn ok(check: &'static str, found: impl Into<String>) -> Finding {
@@ -63,21 +96,25 @@ fn error(check: &'static str, error: &Error) -> Finding {
 }
 
 /// Exits 1 when something is broken; warnings do not count.
-pub(crate) fn run(flag: Option<&Path>, options: &Doctor) -> Result<ExitCode> {
+pub(crate) fn run(flag: Option<&Path>, options: Doctor) -> Result<ExitCode> {
     let mut findings = vec![machine()];
+    let mut load = None;
     match config::load(flag) {
-        Ok((config, path)) => {
+        Ok((mut config, path)) => {
+            config.store.replace(options.store);
             findings.push(ok(
                 "config",
                 path.map_or_else(|| "no file: all defaults".into(), |path| path.display().to_string()),
             ));
-            findings.extend(store(&config));
+            let (found, measured) = store(&config);
+            findings.extend(found);
+            load = measured.map(Line::from);
             findings.extend(models(&config));
         }
         Err(failed) => findings.push(error("config", &failed)),
     }
     let health = findings.iter().map(|finding| finding.health).max().unwrap_or(Health::Ok);
-    let report = Report { version: env!("CARGO_PKG_VERSION"), health, findings };
+    let report = Report { version: env!("CARGO_PKG_VERSION"), health, findings, load };
     if options.json {
         output::json(&report)?
     } else {
@@ -91,26 +128,94 @@ fn machine() -> Finding {
     ok("machine", format!("{} {}, {threads} threads", std::env::consts::OS, std::env::consts::ARCH))
 }
 
-fn store(config: &Config) -> Vec<Finding> {
-    let path = &config.store.path;
-    let mut findings = vec![disk(path)];
-    if !path.exists() {
-        findings.push(ok("store", format!("{}: not there yet; `selvedge serve` creates it", path.display())));
-        return findings;
-    }
-    let info = open_existing(path).and_then(|store| block_on(async { store.info(&Context::new()).await }));
-    match info {
-        Ok(info) => {
-            let bytes = info.bytes.map(|bytes| format!(", {}", size(bytes))).unwrap_or_default();
-            findings.push(ok(
-                "store",
-                format!("{}: {}, schema {}{bytes}; {}", info.location, info.backend, info.schema, info.durability),
-            ));
-            findings.push(wal(path));
+fn store(config: &Config) -> (Vec<Finding>, Option<Load>) {
+    let place = match Place::of(&config.store) {
+        Ok(place) => place,
+        Err(failed) => return (vec![error("store", &failed)], None),
+    };
+    let mut findings = Vec::new();
+    let absent = ok("store", format!("{place}: not there yet; `selvedge serve` creates it"));
+    if let Place::File(path) = &place {
+        findings.push(disk(path));
+        if !store::is_there(path) {
+            findings.push(absent);
+            return (findings, None);
         }
-        Err(failed) => findings.push(error("store", &failed)),
     }
-    findings
+    let looked = block_on(async {
+        let store = store::open_existing(&config.store).await?;
+        let info = settled(&store).await?;
+        let load = config.store.ceiling().measure(&store.load(&Context::new()).await?);
+        Ok((info, load))
+    });
+    let (info, load) = match looked {
+        Ok(found) => found,
+        Err(failed) => {
+            // The database is there, and nothing in it is broken.
+            let only_missing =
+                failed.kind() == ErrorKind::NotFound && failed.context().iter().any(|(name, _)| *name == "schema");
+            findings.push(if only_missing { absent } else { error("store", &failed) });
+            return (findings, None);
+        }
+    };
+    let bytes = info.bytes.map(|bytes| format!(", {}", size(bytes))).unwrap_or_default();
+    findings.push(ok(
+        "store",
+        format!("{}: {}, schema {}{bytes}; {}", info.location, info.backend, info.schema, info.durability),
+    ));
+    match &place {
+        Place::File(path) => findings.push(wal(path)),
+        Place::Server(_) => findings.push(wakeups(info.wakeups)),
+    }
+    findings.push(line(&load, Duration::from_secs(60) * config.store.ceiling_minutes));
+    (findings, Some(load))
+}
+
+/// What a Store says of itself, once the connection that listens has had time to stand.
+async fn settled(store: &AnyStore) -> Result<StoreInfo> {
+    let began = Instant::now();
+    loop {
+        let info = store.info(&Context::new()).await?;
+        if info.wakeups != Wakeups::Fallback || began.elapsed() > LISTENS_WITHIN {
+            return Ok(info);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn wakeups(wakeups: Wakeups) -> Finding {
+    match wakeups {
+        Wakeups::Listen => ok("wake-ups", "at once, by LISTEN"),
+        Wakeups::Poll => ok("wake-ups", "by polling: store.listen is off"),
+        Wakeups::Fallback => warning(
+            "wake-ups",
+            "by polling: the connection that is to listen does not stand",
+            "set store.listener_url to a URL that leads to the server itself: PgBouncer in transaction mode cannot pass LISTEN on",
+        ),
+    }
+}
+
+/// How far the queue is from its ceiling, and for how long.
+fn line(load: &Load, patience: Duration) -> Finding {
+    let (Some(rate), Some(headroom)) = (load.rate, load.headroom) else {
+        return ok("load", "not known: samples are taken while `selvedge serve`, or whoever calls `maintain`, runs");
+    };
+    let share = rate / load.ceiling * 100.0;
+    let left = if headroom < 0.0 { "above" } else { "below" };
+    let found = format!(
+        "{rate:.1} jobs/s, {share:.0} % of the ceiling: {:.0} {left} {:.0} jobs/s",
+        headroom.abs(),
+        load.ceiling
+    );
+    if load.over_for.is_zero() || load.over_for < patience {
+        return ok("load", found);
+    }
+    warning(
+        "load",
+        format!("{found}; near it or above for {:.0} min", load.over_for.as_secs_f64() / 60.0),
+        "raise store.ceiling_jobs_per_second if this server was measured to keep up with more; else move work off it: \
+         docs/guide/outgrowing-postgres.md",
+    )
 }
 
 fn disk(path: &Path) -> Finding {

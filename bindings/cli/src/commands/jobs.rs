@@ -6,17 +6,19 @@ use selvedge::{
 };
 use serde_json::{Value, json};
 
-use super::{block_on, open_existing};
+use super::{block_on, store::open_existing};
 use crate::{
     arguments::{Jobs, JobsCommand, State},
     config::Config,
     output,
 };
 
-pub(crate) fn run(config: &Config, options: Jobs) -> Result<()> {
-    let path = options.db.unwrap_or_else(|| config.store.path.clone());
-    let store = open_existing(&path)?;
-    block_on(command(&store, options.command, options.json))
+pub(crate) fn run(mut config: Config, options: Jobs) -> Result<()> {
+    config.store.replace(options.store);
+    block_on(async {
+        let store = open_existing(&config.store).await?;
+        command(&store, options.command, options.json).await
+    })
 }
 
 async fn command(store: &impl Store, command: JobsCommand, as_json: bool) -> Result<()> {
@@ -25,6 +27,10 @@ async fn command(store: &impl Store, command: JobsCommand, as_json: bool) -> Res
         JobsCommand::List { queue, tenant, state, limit } => {
             let filter = JobFilter { queue, tenant, state: state.map(Into::into), after: None, limit };
             list(&store.jobs(&cx, filter).await?.items, as_json)
+        }
+        JobsCommand::Dead { queue, tenant, limit } => {
+            let filter = JobFilter { queue, tenant, state: Some(JobState::Dead), after: None, limit };
+            dead(&store.jobs(&cx, filter).await?.items, as_json)
         }
         JobsCommand::Show { id } => {
             let job = store.job(&cx, JobId(id)).await?.ok_or_else(|| missing(id))?;
@@ -108,6 +114,26 @@ fn list(jobs: &[JobView], as_json: bool) -> Result<()> {
         })
         .collect();
     output::table(["id", "queue", "state", "attempt", "tenant", "runs at", "last error"], &rows)
+}
+
+fn dead(jobs: &[JobView], as_json: bool) -> Result<()> {
+    if as_json {
+        return list(jobs, as_json);
+    }
+    let rows: Vec<_> = jobs
+        .iter()
+        .map(|job| {
+            [
+                job.id.to_string(),
+                job.queue.clone(),
+                job.tenant.clone().unwrap_or_default(),
+                job.attempt.to_string(),
+                job.enqueued_at.to_string(),
+                shortened(job.last_error.as_deref().unwrap_or_default()),
+            ]
+        })
+        .collect();
+    output::table(["id", "queue", "tenant", "attempts", "enqueued", "last error"], &rows)
 }
 
 /// The first line, not too long for a table.

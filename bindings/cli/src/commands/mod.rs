@@ -5,10 +5,11 @@ pub(crate) mod generate;
 pub(crate) mod jobs;
 pub(crate) mod serve;
 pub(crate) mod shell;
+mod store;
 
-use std::{future::Future, path::Path};
+use std::future::Future;
 
-use selvedge::{Error, ErrorKind, Result, llama::Llama, sqlite::SqliteStore};
+use selvedge::{Error, ErrorKind, Result, llama::Llama};
 
 use crate::config::Model;
 
@@ -38,14 +39,4 @@ fn open_model(model: &Model, scheduler: Option<selvedge::AnyScheduler>) -> Resul
         builder = builder.scheduler(scheduler);
     }
     builder.open()
-}
-
-/// Opens a Store that must be there: looking at one must not make one.
-fn open_existing(path: &Path) -> Result<SqliteStore> {
-    if !path.exists() {
-        return Err(Error::new(ErrorKind::NotFound, "cli.open", "there is no Store")
-            .with("path", path.display())
-            .advise("name it with --db FILE, or set store.path in the configuration"));
-    }
-    SqliteStore::open(path)
 }

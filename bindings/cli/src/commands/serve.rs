@@ -6,13 +6,15 @@ use selvedge::{
     AnyScheduler, Context, Engine, Error, ErrorKind, Result,
     layers::{Metrics, Spans},
     priority::Priority,
-    sqlite::SqliteStore,
     store::{Maintain, Retention},
 };
 use selvedge_http::{ApiKey, ServerOptions, router, serve};
 use tokio::net::TcpListener;
 
-use super::{block_on, open_model};
+use super::{
+    block_on, open_model,
+    store::{self, Place},
+};
 use crate::{
     arguments,
     config::{Config, Key, Model, days},
@@ -23,9 +25,7 @@ pub(crate) fn run(mut config: Config, path: Option<PathBuf>, flags: arguments::S
     if let Some(address) = flags.address {
         config.server.address = address;
     }
-    if let Some(db) = flags.db {
-        config.store.path = db;
-    }
+    config.store.replace(flags.store);
     if !flags.model.is_empty() {
         config.models = flags.model.into_iter().map(Model::at).collect();
     }
@@ -43,13 +43,15 @@ pub(crate) fn run(mut config: Config, path: Option<PathBuf>, flags: arguments::S
     if let Some(path) = path {
         tracing::info!(file = %path.display(), "configured");
     }
-    let engine = engine(&config, metrics)?;
-    block_on(listen(&config, engine, options))
+    block_on(async {
+        let engine = engine(&config, metrics).await?;
+        listen(&config, engine, options).await
+    })
 }
 
-fn engine(config: &Config, metrics: Metrics) -> Result<Engine> {
+async fn engine(config: &Config, metrics: Metrics) -> Result<Engine> {
     let scheduler = Priority::new(config.scheduler.concurrency.get(), config.scheduler.queue);
-    let mut builder = selvedge::builder().store(SqliteStore::open(&config.store.path)?).scheduler(scheduler.clone());
+    let mut builder = selvedge::builder().store(store::open(&config.store).await?).scheduler(scheduler.clone());
     for model in &config.models {
         builder = builder.model(open_model(model, Some(AnyScheduler::new(scheduler.clone())))?);
     }
@@ -67,6 +69,7 @@ fn options(config: &Config, metrics: Metrics) -> Result<ServerOptions> {
         hold: config.intents.hold_seconds.get(),
         wait: config.intents.wait_seconds.get(),
         retention: days(config.intents.keep_days),
+        ceiling: config.store.ceiling(),
         metrics: Some(metrics),
     })
 }
@@ -101,8 +104,9 @@ async fn listen(config: &Config, engine: Engine, options: ServerOptions) -> Resu
     })?;
     let address = listener.local_addr().unwrap_or(config.server.address);
     let housekeeping = tokio::spawn(maintain(config.clone(), engine.clone()));
+    let store = Place::of(&config.store)?;
     let models: Vec<_> = engine.models().map(|(name, _)| name.to_owned()).collect();
-    tracing::info!(%address, models = models.join(", "), store = %config.store.path.display(), "serving");
+    tracing::info!(%address, models = models.join(", "), %store, "serving");
     output::print(&format!("listening on http://{address}\n"))?;
     let drained = serve(listener, router(engine, options), stopped(), config.server.drain_seconds.get()).await?;
     housekeeping.abort();

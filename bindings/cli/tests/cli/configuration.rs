@@ -1,8 +1,16 @@
 //! The configuration and the check-up of it.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc, time::Duration};
 
-use crate::support::{Said, model, run, selvedge, with};
+use selvedge::{
+    Commit, Context, Store, Timestamp,
+    postgres::PostgresStore,
+    sqlite::SqliteStore,
+    store::{Maintain, NewJob},
+};
+use selvedge_testkit::ManualClock;
+
+use crate::support::{Said, cluster, model, run, selvedge, with};
 
 fn doctor(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Said {
     run(selvedge(folder).arg("doctor").args(arguments).envs(environment.iter().copied()))
@@ -93,4 +101,66 @@ fn doctor_fails_for_a_model_that_cannot_be_opened_and_a_store_that_is_damaged() 
         assert!(said.out.contains(line), "{said:?}");
     }
     assert!(said.out.contains("gone.gguf"), "{said:?}");
+}
+
+fn finding(report: &serde_json::Value, check: &str) -> serde_json::Value {
+    let all = report["findings"].as_array().unwrap();
+    all.iter().find(|finding| finding["check"] == check).unwrap_or_else(|| panic!("no {check} in {report}")).clone()
+}
+
+#[tokio::test]
+async fn doctor_tells_how_far_the_queue_is_from_its_ceiling() {
+    let folder = written("[store]\nceiling_jobs_per_second = 100\nceiling_minutes = 5\n");
+    let clock = Arc::new(ManualClock::new());
+    // Ten minutes of 90 jobs/s, up to this moment.
+    clock.set(Timestamp::now() - Duration::from_secs(600));
+    let store = SqliteStore::builder(folder.path().join("selvedge.db")).clock(clock.clone()).open().unwrap();
+    let cx = Context::new();
+    for _ in 0..=60 {
+        store.maintain(&cx, Maintain::default()).await.unwrap();
+        store.commit(&cx, Commit::new().enqueue((0..900).map(|_| NewJob::new("q", "")))).await.unwrap();
+        clock.advance(Duration::from_secs(10));
+    }
+    store.close().await;
+    let report = doctor(folder.path(), &["--json"], &[]).json();
+    let load = finding(&report, "load");
+    assert_eq!(load["health"], "warning", "{report}");
+    assert!(load["found"].as_str().unwrap().contains("90 % of the ceiling"), "{load}");
+    assert!(load["advice"].as_str().unwrap().contains("outgrowing-postgres"), "{load}");
+    let number = |name: &str| report["load"][name].as_f64().unwrap();
+    assert!((number("jobs_per_second") - 90.0).abs() < 0.1 && (number("headroom") - 10.0).abs() < 0.1, "{report}");
+    assert!((580.0..700.0).contains(&number("over_ceiling_seconds")), "{report}");
+    let patient = doctor(folder.path(), &["--json"], &[("SELVEDGE_STORE_CEILING_MINUTES", "60")]).json();
+    assert_eq!(finding(&patient, "load")["health"], "ok", "{patient}");
+    let text = doctor(folder.path(), &[], &[]);
+    assert!(text.out.contains("warn  load") && text.out.contains("jobs/s"), "{text:?}");
+}
+
+#[tokio::test]
+async fn doctor_looks_at_a_store_on_postgres_and_warns_when_nobody_listens() {
+    let Some(cluster) = cluster() else { return };
+    let (folder, schema) = (tempfile::tempdir().unwrap(), cluster.schema());
+    let look = |environment: &[(&str, &str)]| {
+        let environment = [&[("SELVEDGE_STORE_SCHEMA", schema.as_str())][..], environment].concat();
+        doctor(folder.path(), &["--json", "--store", &cluster.url()], &environment)
+    };
+    let absent = finding(&look(&[]).json(), "store");
+    assert!(absent["found"].as_str().unwrap().contains("not there yet"), "{absent}");
+    drop(PostgresStore::builder(cluster.url()).schema(&schema).connections(1).open().await.unwrap());
+    let report = look(&[]).json();
+    assert_eq!(finding(&report, "store")["health"], "ok", "{report}");
+    assert!(finding(&report, "store")["found"].as_str().unwrap().contains("PostgreSQL"), "{report}");
+    let wakeups = finding(&report, "wake-ups");
+    assert_eq!((&wakeups["health"], &wakeups["found"]), (&"ok".into(), &"at once, by LISTEN".into()));
+    assert_eq!(finding(&look(&[("SELVEDGE_STORE_LISTEN", "false")]).json(), "wake-ups")["health"], "ok");
+
+    // A listener that leads nowhere, in the file; a flag for another server would put it aside.
+    let config = format!(
+        "[store]\nurl = {:?}\nschema = {schema:?}\nlistener_url = \"postgres://x:secret@127.0.0.1:1/x?sslmode=disable\"\n",
+        cluster.url()
+    );
+    std::fs::write(folder.path().join("selvedge.toml"), config).unwrap();
+    let said = doctor(folder.path(), &["--json"], &[]);
+    assert_eq!((said.code, &finding(&said.json(), "wake-ups")["health"]), (Some(0), &"warning".into()), "{said:?}");
+    assert!(!format!("{said:?}").contains("secret"), "{said:?}");
 }

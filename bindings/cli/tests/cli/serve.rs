@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Events, Server, client, run, selvedge};
+use crate::support::{Events, Server, client, cluster, run, selvedge, until};
 
 const STORY: &str = "Once upon a time";
 
@@ -228,6 +228,46 @@ async fn a_full_server_says_when_to_come_back() {
     assert_eq!(error["error"]["code"], "server_overloaded");
 }
 
+#[tokio::test]
+async fn it_serves_with_its_store_on_postgres() {
+    let Some(cluster) = cluster() else { return };
+    let schema = cluster.schema();
+    let server = Server::start(&format!("[store]\nurl = {:?}\nschema = {schema:?}\n", cluster.url()));
+    let intent = client().post(server.url("/v1/intents")).header("idempotency-key", "k-1");
+    let body = r#"{"operation":"orders.create","payload":{"cents":500}}"#;
+    let send = async || intent.try_clone().unwrap().body(body).send().await.unwrap();
+    assert_eq!(send().await.status(), 202);
+    let again = send().await;
+    assert_eq!((again.status().as_u16(), &again.headers()["idempotency-replayed"]), (202, &"true".parse().unwrap()));
+    let jobs = run(selvedge(server.folder()).args(["jobs", "list", "--json"])).json();
+    assert_eq!((&jobs["queue"], &jobs["state"]), (&"intents".into(), &"ready".into()));
+
+    assert_eq!(server.metric(r#"selvedge_queue_jobs{queue="intents",tenant="",state="ready"}"#).await, 1.0);
+    assert_eq!(server.metric("selvedge_queue_ceiling").await, 1000.0);
+    until("it listens", async || server.metric(r#"selvedge_store_wakeups{mode="listen"}"#).await == 1.0).await;
+    let ready: Value = serde_json::from_str(&server.get("/ready").await.1).unwrap();
+    assert_eq!((&ready["ready"], &ready["wakeups"]), (&true.into(), &"listen".into()), "{ready}");
+
+    // Its own session is cut: it says that it polls, stays ready, and listens again.
+    let (admin, connection) =
+        selvedge::postgres::tokio_postgres::connect(&cluster.url(), selvedge::postgres::tokio_postgres::NoTls)
+            .await
+            .unwrap();
+    tokio::spawn(connection);
+    let cut = format!(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE query = 'LISTEN \"{schema}\"' AND pid <> pg_backend_pid()"
+    );
+    until("it is seen to poll", async || {
+        admin.query(&cut, &[]).await.unwrap();
+        let polls = server.metric(r#"selvedge_store_wakeups{mode="fallback"}"#).await == 1.0;
+        let (status, _) = server.get("/ready").await;
+        assert_eq!(status, 200);
+        polls
+    })
+    .await;
+    until("it listens again", async || server.metric(r#"selvedge_store_wakeups{mode="listen"}"#).await == 1.0).await;
+}
+
 #[test]
 fn what_it_cannot_serve_it_says_before_it_starts() {
     let folder = tempfile::tempdir().unwrap();
@@ -235,6 +275,8 @@ fn what_it_cannot_serve_it_says_before_it_starts() {
     serve(&["--address", "0.0.0.0:0"]).failed(1, &["no API keys", "0.0.0.0:0", "add keys"]);
     serve(&["--address", "127.0.0.1:0", "--model", "gone.gguf"]).failed(1, &["gone.gguf"]);
     serve(&["--address", "127.0.0.1:0", "--db", "no/such/folder/a.db"]).failed(1, &["no/such/folder/a.db"]);
+    serve(&["--address", "127.0.0.1:0", "--store", "postgres://a:secret@127.0.0.1:1/b?sslmode=disable"])
+        .failed(1, &["127.0.0.1:1/b"]);
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     serve(&["--address", &address]).failed(1, &["cannot be listened on", &address, "--address"]);

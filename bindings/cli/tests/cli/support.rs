@@ -5,11 +5,12 @@ use std::{
     io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, LazyLock, Mutex, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
+use selvedge_testkit::postgres::Cluster;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -32,6 +33,20 @@ pub(crate) fn cache() -> PathBuf {
     let home = || set("HOME").map(|home| home.join(".cache"));
     set("SELVEDGE_CACHE")
         .unwrap_or_else(|| set("XDG_CACHE_HOME").or_else(home).expect("HOME or SELVEDGE_CACHE is set").join("selvedge"))
+}
+
+/// A PostgreSQL server that the tests share. A machine without PostgreSQL skips those that need it, unless it is meant to run
+/// them all.
+pub(crate) fn cluster() -> Option<&'static Cluster> {
+    static CLUSTER: LazyLock<Option<Cluster>> = LazyLock::new(|| match Cluster::start() {
+        Ok(cluster) => Some(cluster),
+        Err(error) if std::env::var_os("CI").is_some() => panic!("{error:#}"),
+        Err(error) => {
+            println!("skipped: {error:#}");
+            None
+        }
+    });
+    CLUSTER.as_ref()
 }
 
 /// The command, in a folder and with none of the environment that would change what it does.

@@ -11,10 +11,14 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
+    extract::MatchedPath,
     response::{IntoResponse, Response},
 };
 use http::{HeaderName, HeaderValue, Method, StatusCode, header, request::Parts};
-use selvedge_core::{AnyStore, idempotency::Answer};
+use selvedge_core::{
+    AnyStore,
+    idempotency::{Answer, Fingerprint, IdempotencyKey},
+};
 
 pub use selvedge_core::idempotency::Ticket;
 pub use service::IdempotencyService;
@@ -29,7 +33,9 @@ use crate::auth::Principal;
 /// | new | the handler's answer; kept if it is definitive (2xx, 3xx, most 4xx), forgotten if it is not (408, 409, 425, 429, 5xx) |
 /// | in flight | the answer once it is there, or 409 with `Retry-After` after [`wait`](Self::wait) |
 /// | done | the kept answer, with `idempotency-replayed: true` |
-/// | used for another method, path or body | 422 |
+/// | used for another request of the same operation: another path, query or body | 422 |
+///
+/// A key belongs to a tenant and an operation, which is a method and a route: one key for two operations is two keys.
 ///
 /// The handler runs to its end even when the client hangs up, because an effect that was half done could be neither kept
 /// nor forgotten. It has as long as the claim [holds](Self::hold); then it is dropped.
@@ -66,12 +72,9 @@ impl IdempotencyLayer {
     pub const MAX_ANSWER: usize = 4 << 20;
 
     /// Keeps keys in `store`. A key is required on POST and PATCH; claims hold for 30 seconds, answers are kept for 7 days,
-    /// a duplicate waits 2 seconds for the first, bodies may have 4 MiB, and a key belongs to the tenant of its API key.
+    /// a duplicate waits 2 seconds for the first, bodies may have 4 MiB, and a key belongs to the tenant of its API key and to
+    /// its method and route.
     pub fn new(store: AnyStore) -> Self {
-        let scope = |parts: &Parts| {
-            let tenant = parts.extensions.get::<Principal>().and_then(|principal| principal.tenant.as_deref());
-            format!("http/{}", tenant.unwrap_or("-"))
-        };
         Self {
             rules: Arc::new(Rules {
                 store,
@@ -88,7 +91,7 @@ impl IdempotencyLayer {
                     header::ETAG,
                     header::LAST_MODIFIED,
                 ],
-                scope: Arc::new(scope),
+                scope: Arc::new(tenant_and_operation),
             }),
         }
     }
@@ -152,6 +155,19 @@ impl IdempotencyLayer {
 
     fn edit(&mut self) -> &mut Rules {
         Arc::make_mut(&mut self.rules)
+    }
+}
+
+/// The scope unless another is given. A route and not a path, so that a key that is used for another thing of the same kind
+/// is found out.
+fn tenant_and_operation(parts: &Parts) -> String {
+    let tenant = parts.extensions.get::<Principal>().and_then(|principal| principal.tenant.as_deref()).unwrap_or("-");
+    let route = parts.extensions.get::<MatchedPath>().map_or(parts.uri.path(), MatchedPath::as_str);
+    let scope = format!("http/{tenant}/{} {route}", parts.method);
+    // A route may be longer than a scope, or have letters that a scope has not.
+    match IdempotencyKey::new(&scope, "-") {
+        Ok(_) => scope,
+        Err(_) => format!("http/{}", Fingerprint::of("scope", scope.as_bytes())),
     }
 }
 

@@ -25,7 +25,7 @@ use selvedge_core::{
     inference::Usage,
     layers::CallStats,
     scheduler::Load,
-    store::{QueueStats, StoreExt},
+    store::{Load as QueueLoad, QueueStats, StoreExt, Wakeups},
 };
 
 use super::AppState;
@@ -93,6 +93,13 @@ pub(super) async fn scrape(State(state): State<AppState>, Extension(cx): Extensi
         }),
         Err(_) => Vec::new(),
     };
+    let (line, wakeups) = match state.engine.store() {
+        // What a Store does not have is missing from the scrape.
+        Ok(store) => (store.load(&cx).await.ok(), store.info(&cx).await.ok()),
+        Err(_) => (None, None),
+    };
+    let line = line.map(|history| state.options.ceiling.measure(&history));
+    let wakeups = wakeups.map(|info| info.wakeups);
     let calls = state.options.metrics.as_ref().map(|metrics| metrics.snapshot()).unwrap_or_default();
     let load = state.engine.scheduler().ok().map(Scheduler::load);
     let HttpMetrics { requests, seconds, tokens } = state.metrics.clone();
@@ -100,7 +107,7 @@ pub(super) async fn scrape(State(state): State<AppState>, Extension(cx): Extensi
     registry.register("http_requests", "Requests answered", requests);
     registry.register_with_unit("http_request_duration", "Time to the start of an answer", Unit::Seconds, seconds);
     registry.register("model_tokens", "Tokens read and generated", tokens);
-    registry.register_collector(Box::new(Scrape(Arc::new(Snapshot { queues, calls, load }))));
+    registry.register_collector(Box::new(Scrape(Arc::new(Snapshot { queues, line, wakeups, calls, load }))));
     let mut text = String::new();
     if let Err(error) = encode(&mut text, &registry) {
         let _ = write!(text, "# {error}\n# EOF\n");
@@ -115,13 +122,15 @@ struct Scrape(Arc<Snapshot>);
 #[derive(Debug)]
 struct Snapshot {
     queues: Vec<QueueStats>,
+    line: Option<QueueLoad>,
+    wakeups: Option<Wakeups>,
     calls: std::collections::BTreeMap<&'static str, CallStats>,
     load: Option<Load>,
 }
 
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
-        let Snapshot { queues, calls, load } = &*self.0;
+        let Snapshot { queues, line, wakeups, calls, load } = &*self.0;
         let mut jobs = encoder.encode_descriptor("queue_jobs", "Jobs by state", None, MetricType::Gauge)?;
         for queue in queues {
             let states = [
@@ -145,6 +154,17 @@ impl Collector for Scrape {
         for queue in queues {
             let labels = [("queue", queue.queue.as_str()), ("tenant", queue.tenant.as_deref().unwrap_or_default())];
             ConstGauge::new(queue.oldest.as_secs_f64()).encode(ages.encode_family(&labels)?)?;
+        }
+        if let Some(line) = line {
+            encode_line(&mut encoder, line)?;
+        }
+        if let Some(wakeups) = wakeups {
+            let help = "How waiters learn of other processes' commits: 1 for the way that goes now";
+            let mut modes = encoder.encode_descriptor("store_wakeups", help, None, MetricType::Gauge)?;
+            for mode in Wakeups::ALL {
+                let labels = [("mode", mode.as_str())];
+                ConstGauge::new(i64::from(mode == *wakeups)).encode(modes.encode_family(&labels)?)?;
+            }
         }
         if let Some(load) = load {
             for (name, help, value) in [
@@ -189,4 +209,24 @@ impl Collector for Scrape {
         }
         Ok(())
     }
+}
+
+/// How far the queue is from its ceiling. A rate that is not known is left out, rather than shown as none.
+fn encode_line(encoder: &mut DescriptorEncoder<'_>, line: &QueueLoad) -> Result<(), std::fmt::Error> {
+    let over = line.over_for.as_secs_f64();
+    for (name, help, unit, value) in [
+        ("queue_rate", "Jobs enqueued a second, over the last minute", None, line.rate),
+        ("queue_ceiling", "Jobs a second that the Store is meant to take at most", None, Some(line.ceiling)),
+        (
+            "queue_over_ceiling",
+            "How long the rate has been near the ceiling or above",
+            Some(&Unit::Seconds),
+            line.rate.map(|_| over),
+        ),
+    ] {
+        if let Some(value) = value {
+            ConstGauge::new(value).encode(encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?)?;
+        }
+    }
+    Ok(())
 }
