@@ -165,10 +165,6 @@ CREATE TABLE fact (
 ) STRICT;
 CREATE INDEX fact_name ON fact (name);
 
-CREATE TABLE load (
-  at INTEGER PRIMARY KEY,
-  enqueued INTEGER NOT NULL
-) STRICT;
 ";
 
 // A lease does not touch the job's row, which holds what the job is: it takes an entry out of `ready`, and the job is in a span
@@ -224,6 +220,11 @@ ALTER TABLE job DROP COLUMN leased_at;
 ALTER TABLE job DROP COLUMN leased_until;
 ALTER TABLE job DROP COLUMN owner;
 ALTER TABLE job DROP COLUMN cancel;
+
+CREATE TABLE load (
+  at INTEGER PRIMARY KEY,
+  enqueued INTEGER NOT NULL
+) STRICT;
 ";
 
 #[cfg(test)]
