@@ -65,7 +65,7 @@ impl HttpSink {
 
     /// Sets the longest a delivery may take: [`EventSink::timeout`]. Default: 30 seconds.
     #[must_use]
-    pub fn timeout(mut self, timeout: Duration) -> Self {
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }

@@ -80,7 +80,7 @@ impl JetStreamSink {
 
     /// Sets how long an acknowledgement is waited for. What is not acknowledged by then may have arrived all the same.
     #[must_use]
-    pub fn timeout(mut self, timeout: Duration) -> Self {
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self.jetstream = within(timeout, &self.client);
         self

@@ -125,7 +125,7 @@ async fn an_event_arrives_once_with_its_id_aggregate_and_trace() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_arrive_is_refused_and_what_may_pass_is_not() {
     let Some(server) = started() else { return };
-    let sink = JetStreamSink::connect(&server.url(), "shop").await.unwrap().timeout(Duration::from_secs(1));
+    let sink = JetStreamSink::connect(&server.url(), "shop").await.unwrap().with_timeout(Duration::from_secs(1));
     let cx = Context::new();
     let nobody = sink.deliver(&cx, &leased(Event::new("a", "t", "{}"))).await.unwrap_err();
     assert_eq!((nobody.kind(), nobody.retryable()), (ErrorKind::Unavailable, true), "{nobody}");
@@ -159,7 +159,7 @@ async fn a_server_that_does_not_answer_is_waited_for_no_longer_than_said() {
         }
     });
     let sink = JetStreamSink::connect(&format!("nats://{address}"), "shop").await.unwrap();
-    let sink = sink.timeout(Duration::from_millis(200));
+    let sink = sink.with_timeout(Duration::from_millis(200));
     let begun = Instant::now();
     let late = sink.deliver(&Context::new(), &leased(Event::new("a", "t", "{}"))).await.unwrap_err();
     assert_eq!((late.kind(), late.retryable()), (ErrorKind::DeadlineExceeded, false), "it may have arrived: {late}");
@@ -200,7 +200,7 @@ async fn a_server_that_is_killed_loses_nothing_and_keeps_each_aggregates_order()
     let relays = [0, 1].map(|_| {
         let (engine, url, done) = (engine.clone(), server.url(), done.clone());
         tokio::spawn(async move {
-            let sink = JetStreamSink::connect(&url, "shop").await.unwrap().timeout(Duration::from_millis(500));
+            let sink = JetStreamSink::connect(&url, "shop").await.unwrap().with_timeout(Duration::from_millis(500));
             let mut failed = 0;
             while !done.load(Ordering::Acquire) {
                 failed += engine.relay_once(&Context::new(), &sink, true).await.unwrap().failed;

@@ -27,7 +27,11 @@ async fn deliver(engine: &Engine, inbox: &Inbox, id: &str) -> Received {
     loop {
         match engine.receive(&Context::new(), inbox, id, async || Ok(effect())).await {
             Ok(received) => return received,
-            Err(error) => assert_eq!(error.kind(), ErrorKind::Busy, "{error}"),
+            // On a busy machine a delivery may take longer than it is held: then it comes again, too.
+            Err(error) => assert!(
+                matches!(error.kind(), ErrorKind::Busy | ErrorKind::LeaseLost | ErrorKind::DeadlineExceeded),
+                "{error}"
+            ),
         }
         assert!(begun.elapsed() < Duration::from_secs(30), "it is never received");
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -69,7 +73,11 @@ async fn a_handler_that_fails_or_panics_leaves_nothing_and_is_called_again_at_on
         assert_eq!(failed.await.unwrap_err().message(), "the bank is away");
         let panicked = tokio::spawn({
             let (engine, inbox) = (engine.clone(), inbox.clone());
-            async move { engine.receive(&Context::new(), &inbox, "1", async || panic!("a bug")).await }
+            async move {
+                engine
+                    .receive(&Context::new(), &inbox, "1", async || -> selvedge::Result<Commit> { panic!("a bug") })
+                    .await
+            }
         });
         assert!(panicked.await.unwrap_err().is_panic());
         // A commit that is refused as a whole: the effect is not there, and neither is the mark.
@@ -92,15 +100,15 @@ async fn a_handler_that_fails_or_panics_leaves_nothing_and_is_called_again_at_on
 async fn a_consumer_that_crashes_in_the_middle_receives_it_once() {
     for place in Place::all() {
         let (engine, _) = place.engine().await;
-        let (cx, inbox) = (Context::new(), Inbox::new("billing").hold(Duration::from_millis(300)));
+        let (cx, inbox) = (Context::new(), Inbox::new("billing").hold(Duration::from_secs(2)));
         // Between the claim and the commit: whoever crashes there never comes back.
         let lost = tokio::time::timeout(
             Duration::from_millis(100),
-            engine.receive(&cx, &inbox, "1", async || std::future::pending().await),
+            engine.receive(&cx, &inbox, "1", async || std::future::pending::<selvedge::Result<Commit>>().await),
         );
         assert!(lost.await.is_err());
         let busy = engine.receive(&cx, &inbox, "1", async || Ok(effect())).await.unwrap_err();
-        assert!(busy.retry_after().is_some_and(|wait| wait <= Duration::from_millis(300)), "{busy:?}");
+        assert!(busy.retry_after().is_some_and(|wait| wait <= Duration::from_secs(2)), "{busy:?}");
         assert_eq!(deliver(&engine, &inbox, "1").await, Received::Now);
         // After the commit, before the broker was told.
         assert_eq!(deliver(&engine, &inbox, "1").await, Received::Before);
@@ -113,7 +121,7 @@ async fn a_consumer_that_was_too_slow_cannot_commit_after_another() {
     for place in Place::all() {
         let store = place.open().await;
         let (engine, _) = place.engine().await;
-        let (cx, inbox) = (Context::new(), Inbox::new("billing").hold(Duration::from_millis(100)));
+        let (cx, inbox) = (Context::new(), Inbox::new("billing").hold(Duration::from_millis(300)));
         let claimed = store.claim(&cx, inbox.claim("1").unwrap()).await.unwrap();
         let selvedge::idempotency::Claim::Fresh(ticket) = claimed else { panic!("{claimed:?}") };
         assert_eq!(deliver(&engine, &inbox, "1").await, Received::Now);

@@ -23,7 +23,7 @@ fn receipt(_: Context, event: LeasedEvent) -> Delivered {
 }
 
 fn panics(_: Context, event: LeasedEvent) -> Delivered {
-    Box::pin(async move { panic!("a bug in the handler of {}", event.event.topic) })
+    panic!("a bug in the handler of {}", event.event.topic)
 }
 
 #[tokio::test(flavor = "multi_thread")]
