@@ -220,6 +220,7 @@ impl<'p> Contest<'p> {
     /// Everybody's latency, each at the rate it can take.
     fn latency(&mut self, round: usize) -> Result<()> {
         let told = self.own(&format!("selvedge, latency, round {round}"), "latency", &[])?;
+        shell::say(format_args!("{:.0} of {:.0} jobs/s were reached", value(&told, rows::REACHED)?, self.rate));
         self.keep_waits(Contestant::Ours(CONCURRENCY), &told)?;
         for who in Who::ALL {
             let load = self.values.median(Contestant::Peer(who), CONTINUOUS)?;
