@@ -1,7 +1,10 @@
 //! From the call that enqueues a job to the start of its handler, at a steady rate.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -18,8 +21,9 @@ const WARM_UP: Duration = Duration::from_secs(1);
 /// One job a commit, evenly spaced, from producers with a Store of their own: what wakes the worker crosses the server.
 pub(crate) async fn measure(options: &Options) {
     let (rate, producers): (f64, usize) = (options.value("--rate", 100.0), options.value("--producers", 16));
-    let jobs = ((WARM_UP + options.seconds()).as_secs_f64() * rate) as usize;
-    let waits = Arc::new(Mutex::new(Vec::with_capacity(jobs)));
+    let window = WARM_UP + options.seconds();
+    let jobs = (window.as_secs_f64() * rate) as usize;
+    let (waits, enqueued) = (Arc::new(Mutex::new(Vec::with_capacity(jobs))), Arc::new(AtomicUsize::new(0)));
     let counted = Timestamp::now() + WARM_UP;
     let worker = {
         let waits = waits.clone();
@@ -32,20 +36,25 @@ pub(crate) async fn measure(options: &Options) {
     let store = options.open().await;
     let begun = Instant::now();
     let tasks = (0..producers).map(|number| {
-        let store = store.clone();
+        let (store, enqueued) = (store.clone(), enqueued.clone());
         tokio::spawn(async move {
             for job in (number..jobs).step_by(producers) {
+                // Whoever cannot keep up ends in time, with less.
+                if begun.elapsed() > window {
+                    break;
+                }
                 let due = begun + Duration::from_secs_f64(job as f64 / rate);
                 tokio::time::sleep_until(due.into()).await;
                 let job = NewJob::new(QUEUE, Timestamp::now().0.to_string());
                 store.enqueue(&Context::new(), job).await.expect("enqueues");
+                enqueued.fetch_add(1, Ordering::Relaxed);
             }
         })
     });
     for task in tasks.collect::<Vec<_>>() {
         task.await.expect("a producer ends");
     }
-    let seconds = begun.elapsed().as_secs_f64();
+    let (seconds, jobs) = (begun.elapsed().as_secs_f64(), enqueued.load(Ordering::Relaxed));
     let patience = Instant::now();
     while waits.lock().expect("no panic").len() < jobs {
         assert!(patience.elapsed() < Duration::from_secs(30), "not every job was started");

@@ -39,20 +39,22 @@ pub(crate) async fn burn_down(options: &Options) {
     assert!(left.items.is_empty(), "a job is left");
 }
 
-/// A producer keeps so many jobs waiting, as River's own benchmark does; what counts is what the worker completes.
+/// A producer keeps so many jobs waiting, as River's own benchmark does; what counts is what the worker completes, and no more
+/// than was enqueued meanwhile: what waited before is not to be lived on.
 pub(crate) async fn continuous(options: &Options) {
     let store = options.open().await;
     let backlog: usize = options.value("--backlog", 75_000);
     fill(&store, backlog, BATCH).await;
-    let done = Arc::new(AtomicUsize::new(0));
+    let (done, added) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let producer = tokio::spawn({
-        let (done, store) = (done.clone(), options.open().await);
+        let (done, added, store) = (done.clone(), added.clone(), options.open().await);
         async move {
-            let mut enqueued = backlog;
             loop {
-                let missing = backlog.saturating_sub(enqueued - done.load(Ordering::Relaxed));
-                fill(&store, missing, BATCH).await;
-                enqueued += missing;
+                let waiting = backlog + added.load(Ordering::Relaxed) - done.load(Ordering::Relaxed);
+                for batch in batches(backlog.saturating_sub(waiting)) {
+                    fill(&store, batch, BATCH).await;
+                    added.fetch_add(batch, Ordering::Relaxed);
+                }
                 tokio::time::sleep(Duration::from_millis(250)).await;
             }
         }
@@ -65,9 +67,15 @@ pub(crate) async fn continuous(options: &Options) {
     };
     let started = Instant::now();
     tokio::time::sleep(options.seconds()).await;
-    let rate = done.load(Ordering::Relaxed) as f64 / started.elapsed().as_secs_f64();
+    let worked = done.load(Ordering::Relaxed).min(added.load(Ordering::Relaxed));
+    let rate = worked as f64 / started.elapsed().as_secs_f64();
     assert!(!producer.is_finished(), "the producer ended");
     producer.abort();
     worker.stop().await;
     report("continuous load", "jobs/s", rate);
+}
+
+/// So many jobs in batches.
+fn batches(jobs: usize) -> impl Iterator<Item = usize> {
+    (0..jobs.div_ceil(BATCH)).map(move |batch| BATCH.min(jobs - batch * BATCH))
 }

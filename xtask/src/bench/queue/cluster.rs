@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
 
@@ -18,9 +18,9 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
-    /// Starts one that flushes as a real server does, with these settings.
-    pub(super) fn start(settings: &[&str]) -> Result<Self> {
-        let mut keeper = Command::new(program()?)
+    /// Starts one that flushes as a real server does, with these settings, by the program that keeps it.
+    pub(super) fn start(keeper: &Path, settings: &[&str]) -> Result<Self> {
+        let mut keeper = Command::new(keeper)
             .args(settings)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -113,7 +113,7 @@ pub(super) fn client(name: &str) -> Command {
 }
 
 /// Builds the testkit's program that keeps a cluster.
-fn program() -> Result<PathBuf> {
+pub(super) fn keeper() -> Result<PathBuf> {
     let mut build = place::cargo();
     build.args(["build", "--release", "--workspace", "--all-features", "--example", "cluster"]);
     build.args(["--message-format", "json-render-diagnostics"]);

@@ -10,7 +10,7 @@ use super::{
         measure::{self, Measurement},
         program,
     },
-    cluster::Cluster,
+    cluster::{self, Cluster},
     held::{self, Touched},
     peers::{Peers, Who},
     raw, rows,
@@ -76,6 +76,7 @@ pub(super) struct Contest<'p> {
     plan: &'p Plan,
     scale: Scale,
     ours: PathBuf,
+    keeper: PathBuf,
     peers: Peers,
     cluster: Cluster,
     pub(super) values: Values,
@@ -91,13 +92,15 @@ pub(super) struct Contest<'p> {
 impl<'p> Contest<'p> {
     pub(super) fn prepare(plan: &'p Plan) -> Result<Self> {
         let peers = Peers::install()?;
-        let ours = program("pgqueue")?;
+        let (ours, keeper) = (program("pgqueue")?, cluster::keeper()?);
+        let cluster = Cluster::start(&keeper, &["shared_buffers=512MB", "max_connections=200"])?;
         Ok(Self {
             plan,
             scale: if plan.quick { Scale::QUICK } else { Scale::FULL },
             ours,
+            keeper,
             peers,
-            cluster: Cluster::start(&["shared_buffers=512MB", "max_connections=200"])?,
+            cluster,
             values: Values::default(),
             clients: BTreeMap::new(),
             rate: 0.0,
@@ -122,7 +125,7 @@ impl<'p> Contest<'p> {
             self.enqueue(round)?;
         }
         // What is counted is the same in every round.
-        self.touched = held::measure(&self.ours, self.scale.held)?;
+        self.touched = held::measure(&self.keeper, &self.ours, self.scale.held)?;
         let replay = self.own(&format!("selvedge, {}", rows::REPLAY), "replay", &[])?;
         self.keep(Contestant::Ours(CONCURRENCY), rows::REPLAY, &replay, rows::REPLAY)
     }
@@ -217,6 +220,7 @@ impl<'p> Contest<'p> {
     /// Everybody's latency, each at the rate it can take.
     fn latency(&mut self, round: usize) -> Result<()> {
         let told = self.own(&format!("selvedge, latency, round {round}"), "latency", &[])?;
+        shell::say(format_args!("{:.0} of {:.0} jobs/s were reached", value(&told, rows::REACHED)?, self.rate));
         self.keep_waits(Contestant::Ours(CONCURRENCY), &told)?;
         for who in Who::ALL {
             let load = self.values.median(Contestant::Peer(who), CONTINUOUS)?;

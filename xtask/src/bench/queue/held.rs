@@ -47,8 +47,8 @@ pub(super) struct Touched {
     pub(super) raw: Vec<f64>,
 }
 
-pub(super) fn measure(ours: &Path, jobs: usize) -> Result<Touched> {
-    let cluster = Cluster::start(&SETTINGS)?;
+pub(super) fn measure(keeper: &Path, ours: &Path, jobs: usize) -> Result<Touched> {
+    let cluster = Cluster::start(keeper, &SETTINGS)?;
     let url = cluster.fresh("selvedge")?;
     let mut command = Command::new(ours);
     command.args(["--url", &url, "--case", "held", "--jobs", &jobs.to_string(), "--batch", &BATCH.to_string()]);

@@ -17,13 +17,14 @@ pub(super) const ENTRY: Entry = Entry {
     name: "queue",
     title: "The queue on PostgreSQL",
     method: "One private PostgreSQL with its own defaults (`fsync` and `synchronous_commit` on) serves all contestants, each in \
-             a database made for that turn. Ours is an `Engine` with one worker of 500 jobs at once, empty handlers; \
+             a database made for that turn. Ours is an `Engine` with one worker of 500 jobs at once and as many leased \
+             ahead, and handlers that do nothing; \
              a peer is driven as its authors drive it in their own benchmark.\n\n\
              - *burn-down*: empty jobs, all enqueued before, until none is left (procrastinate: fewer jobs). \
              - *continuous load*: a producer keeps 75,000 jobs waiting (procrastinate: 1,000), as River's benchmark does; \
-             completed jobs count.\n\
+             completed jobs count, of ours no more than were enqueued meanwhile.\n\
              - *raw SQL, batch N*: claims of N rows by `FOR UPDATE SKIP LOCKED` and their DELETE, two transactions, in pgbench, on \
-             a table with three columns and one index besides its key; ours with N jobs at once. Under load each client also inserts N.\n\
+             a table with three columns and one index besides its key; ours with N jobs at once and N ahead. Under load each client also inserts N.\n\
              - *enqueue to start*: 16 producers enqueue one job a commit, evenly spaced, from connections of their own; from \
              before that call to the start of the handler. The rate is a tenth of our continuous load, for every peer that \
              can take it.\n\

@@ -57,7 +57,7 @@ pub(super) fn burn_down(fresh: &dyn Fn() -> Result<String>, jobs: usize, batch: 
     for clients in CLIENTS {
         let url = fresh()?;
         table(&url, jobs)?;
-        let each = jobs / batch / clients;
+        let each = jobs.div_ceil(batch * clients);
         let how = ["--transactions".to_owned(), each.to_string()];
         let tps = pgbench(&url, &format!("raw SQL, {clients} clients"), &claim_and_delete(batch), clients, &how)?;
         let done = jobs - left(&url)?;
