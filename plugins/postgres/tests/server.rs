@@ -315,6 +315,24 @@ async fn a_job_of_any_priority_is_found_from_anywhere() {
 }
 
 #[tokio::test]
+async fn a_paused_queue_is_in_nobodys_way() {
+    let Some(cluster) = &*CLUSTER else { return };
+    let (schema, cx) = (cluster.schema(), Context::new());
+    let store = open(cluster, &schema).await;
+    let both = LeaseRequest { queues: vec!["open".into(), "paused".into()], ..LeaseRequest::new("", 9) };
+    assert_eq!(store.lease(&cx, both.clone()).await.unwrap(), []);
+    let jobs = ["paused", "open"].map(|queue| NewJob::new(queue, ""));
+    store.commit(&cx, Commit::new().enqueue(jobs)).await.unwrap();
+    // With hints of both at hand, one of them is closed.
+    store.commit(&cx, Commit::new().pause("paused")).await.unwrap();
+    let leased = store.lease(&cx, both.clone()).await.unwrap();
+    assert_eq!(leased.iter().map(|job| job.queue.as_str()).collect::<Vec<_>>(), ["open"]);
+    store.commit(&cx, Commit::new().resume("paused")).await.unwrap();
+    let leased = store.lease(&cx, both).await.unwrap();
+    assert_eq!(leased.iter().map(|job| job.queue.as_str()).collect::<Vec<_>>(), ["paused"]);
+}
+
+#[tokio::test]
 async fn plain_sql_takes_part_in_its_own_transaction() {
     let Some(cluster) = &*CLUSTER else { return };
     let (schema, cx) = (cluster.schema(), Context::new());

@@ -76,11 +76,20 @@ DECLARE
   chosen tid[];
   numbers bigint[];
 BEGIN
-  -- Somebody paused or limited one of them a moment ago: the caller has to look again.
+  -- Somebody paused or limited one of them a moment ago: the caller comes short and looks again.
   IF EXISTS (
     SELECT 1 FROM selvedge.queue
     WHERE name = ANY (queues) AND (paused OR queue_limit IS NOT NULL OR tenant_limit IS NOT NULL)
-  ) THEN RETURN; END IF;
+  ) THEN
+    SELECT array_agg(after.queue), array_agg(after.priority), array_agg(after.run_at), array_agg(after.id)
+    INTO queues, priorities, due, ids
+    FROM unnest(queues, priorities, due, ids) AS after (queue, priority, run_at, id)
+    WHERE NOT EXISTS (
+      SELECT 1 FROM selvedge.queue AS known
+      WHERE known.name = after.queue AND (paused OR queue_limit IS NOT NULL OR tenant_limit IS NOT NULL)
+    );
+    IF queues IS NULL THEN RETURN; END IF;
+  END IF;
   IF queues[1] = ALL (queues) THEN
     -- From one priority to the next, for as long as there is room.
     SELECT array_agg(next.place), array_agg(next.id) INTO chosen, numbers FROM (
