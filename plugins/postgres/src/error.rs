@@ -7,7 +7,9 @@ use tokio_postgres::{Error as Sql, error::SqlState};
 
 /// Says in the Store's words what PostgreSQL refused.
 pub(crate) fn from_sql(operation: &'static str, error: Sql) -> Error {
-    let Some(code) = error.code() else { return disconnected(operation).caused_by(error) };
+    let Some(code) = error.code().filter(|code| !is_disconnect(code)) else {
+        return disconnected(operation).caused_by(error);
+    };
     let (kind, message, advice) = match *code {
         SqlState::T_R_SERIALIZATION_FAILURE | SqlState::T_R_DEADLOCK_DETECTED | SqlState::LOCK_NOT_AVAILABLE => {
             (ErrorKind::Busy, "another transaction was in the way", "try again; the write did not happen")
@@ -52,12 +54,23 @@ pub(crate) fn from_sql(operation: &'static str, error: Sql) -> Error {
         SqlState::QUERY_CANCELED => {
             (ErrorKind::DeadlineExceeded, "the server stopped a statement that took too long", "look at its timeouts")
         }
-        SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN | SqlState::CANNOT_CONNECT_NOW => {
-            return disconnected(operation).caused_by(error);
-        }
         _ => (ErrorKind::Internal, "PostgreSQL refused a statement", "please report this with the text of the error"),
     };
     Error::new(kind, operation, message).advise(advice).caused_by(error)
+}
+
+/// Whether the server, or a pool before it, ends the connection with this. PgBouncer has the class 08 for a server it lost.
+fn is_disconnect(code: &SqlState) -> bool {
+    code.code().starts_with("08")
+        || [
+            SqlState::ADMIN_SHUTDOWN,
+            SqlState::CRASH_SHUTDOWN,
+            SqlState::CANNOT_CONNECT_NOW,
+            SqlState::DATABASE_DROPPED,
+            SqlState::IDLE_SESSION_TIMEOUT,
+            SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
+        ]
+        .contains(code)
 }
 
 fn disconnected(operation: &'static str) -> Error {
@@ -68,7 +81,7 @@ fn disconnected(operation: &'static str) -> Error {
 
 /// The error of a COMMIT that got no answer: it may have happened.
 pub(crate) fn unanswered(operation: &'static str, error: Sql) -> Error {
-    if error.code().is_some() {
+    if error.code().is_some_and(|code| !is_disconnect(code)) {
         return from_sql(operation, error);
     }
     Error::new(ErrorKind::Unavailable, operation, "the connection was lost before the commit was answered")
