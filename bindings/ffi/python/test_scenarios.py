@@ -403,6 +403,8 @@ class Scenarios(unittest.IsolatedAsyncioTestCase):
 
     async def test_cancelling_at_any_moment_harms_nothing(self):
         engine = await self.open()
+        # The job that is cancelled and revived below.
+        await engine.enqueue([sv.NewJob(queue="mail", payload=b"tea")], sv.Call(), None)
         before = sv.live_objects()
 
         calls = [

@@ -340,6 +340,8 @@ final class ScenariosTests: Sendable {
 
     @Test func cancellingAtAnyMomentHarmsNothing() async throws {
         let engine = try await open()
+        // The job that is cancelled and revived below.
+        _ = try await engine.enqueue(NewJob(queue: "mail", payload: Data()))
         let before = try liveObjects()
         let transport = URLSessionTransport(server: server.url)
         let calls: [@Sendable () async throws -> Void] = [

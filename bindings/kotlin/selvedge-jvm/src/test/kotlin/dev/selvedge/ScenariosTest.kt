@@ -444,6 +444,8 @@ class ScenariosTest {
     fun `cancelling at any moment harms nothing`() =
         scenario {
             val engine = open()
+            // The job that is cancelled and revived below.
+            engine.enqueue(NewJob("mail", TEA))
             val before = liveObjects()
             val calls: List<suspend () -> Unit> =
                 listOf(
