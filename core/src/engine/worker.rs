@@ -127,9 +127,9 @@ impl Engine {
             futures_util::select_biased! {
                 () = cancelled => break,
                 leased = leasing => match leased {
-                    // There may be more at once.
+                    // There may be more at once, and a hint that came meanwhile tells of what this lease did not see.
                     Ok(jobs) => {
-                        ask = jobs.len() == asked;
+                        ask |= jobs.len() == asked;
                         waiting.extend(jobs);
                         timer = self.clock().sleep(options.poll).fuse();
                         settling = false;
