@@ -33,6 +33,8 @@ pub struct InferenceCapabilities {
     pub chat: bool,
     /// [`Inference::embed`].
     pub embed: bool,
+    /// Answers may be held to a [`Grammar`].
+    pub grammar: bool,
     /// The most sequences that run at once.
     pub sequences: usize,
 }
@@ -210,12 +212,30 @@ pub struct Generate {
     pub sampling: Sampling,
     /// Texts that end the answer; they are not part of it.
     pub stop: Vec<String>,
+    /// What the answer has to look like.
+    pub grammar: Option<Grammar>,
+    /// The beginning of the answer, from a run that was cut short: what is added goes on after it, with the same choices as
+    /// if the run had not ended. It counts towards `max_tokens`, and is not streamed again.
+    pub begun: Vec<Symbol>,
+}
+
+/// What an answer has to look like.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Grammar {
+    /// Any JSON object.
+    Json,
+    /// JSON that fits this JSON Schema, which is itself JSON.
+    JsonSchema(String),
+    /// The language of a grammar in [GBNF](https://github.com/ggml-org/llama.cpp/blob/master/grammars/README.md), from its
+    /// rule `root` on.
+    Gbnf(String),
 }
 
 impl Generate {
     /// Goes on with a prompt, greedily, for at most 256 symbols.
     pub fn new(prompt: Prompt) -> Self {
-        Self { prompt, max_tokens: 256, sampling: Sampling::GREEDY, stop: Vec::new() }
+        Self { prompt, max_tokens: 256, sampling: Sampling::GREEDY, stop: Vec::new(), grammar: None, begun: Vec::new() }
     }
 
     /// Answers a chat.
@@ -239,6 +259,20 @@ impl Generate {
     #[must_use]
     pub fn sampling(mut self, sampling: Sampling) -> Self {
         self.sampling = sampling;
+        self
+    }
+
+    /// Holds the answer to a grammar.
+    #[must_use]
+    pub fn grammar(mut self, grammar: Grammar) -> Self {
+        self.grammar = Some(grammar);
+        self
+    }
+
+    /// Goes on after a beginning of the answer.
+    #[must_use]
+    pub fn begun(mut self, symbols: Vec<Symbol>) -> Self {
+        self.begun = symbols;
         self
     }
 
@@ -267,6 +301,8 @@ pub enum StopReason {
 pub struct Usage {
     /// Symbols of the prompt.
     pub prompt_tokens: usize,
+    /// Those of them that were in a cache already, and were not read again.
+    pub cached_tokens: usize,
     /// Symbols added.
     pub completion_tokens: usize,
     /// Reading the prompt.

@@ -6,7 +6,7 @@ use super::Engine;
 use crate::{
     Context, Inference, Result, Scheduler,
     inference::{Chunk, Generate, Generation},
-    scheduler::{Admit, Permit},
+    scheduler::{Permit, Work},
 };
 
 impl Engine {
@@ -21,8 +21,10 @@ impl Engine {
     pub async fn chat(&self, cx: &Context, model: Option<&str>, request: Generate) -> Result<Generation> {
         let model = self.model(model)?;
         let prompt = model.encode(cx, request.prompt.clone()).await?;
-        let admit = Admit { tokens: prompt.len().saturating_add(request.max_tokens) };
-        let permit = self.scheduler()?.admit(cx, admit).await?;
+        let work = Work { prompt: prompt.len(), answer: request.max_tokens.saturating_sub(request.begun.len()) };
+        let permit = self.scheduler()?.admit(cx, work).await?;
+        // The Scheduler has the last word on how urgent a tenant's requests may be.
+        let cx = &cx.clone().with_class(permit.class());
         // The prompt was encoded to count its tokens: it need not be encoded again.
         let request = Generate { prompt: crate::inference::Prompt::Symbols(prompt), ..request };
         let inner = model.generate(cx, request).await?;
@@ -36,8 +38,8 @@ impl Engine {
     pub async fn embed(&self, cx: &Context, model: Option<&str>, texts: Vec<String>) -> Result<Vec<Vec<f32>>> {
         let model = self.model(model)?;
         let tokens = texts.iter().map(String::len).sum();
-        let _permit = self.scheduler()?.admit(cx, Admit { tokens }).await?;
-        model.embed(cx, texts).await
+        let permit = self.scheduler()?.admit(cx, Work { prompt: tokens, answer: 0 }).await?;
+        model.embed(&cx.clone().with_class(permit.class()), texts).await
     }
 }
 
@@ -51,7 +53,15 @@ impl Stream for Admitted {
     type Item = Result<Chunk>;
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<Option<Self::Item>> {
         let next = Pin::new(&mut self.inner).poll_next(cx);
-        if let std::task::Poll::Ready(None | Some(Err(_) | Ok(Chunk::End { .. }))) = next {
+        if let std::task::Poll::Ready(None | Some(Err(_) | Ok(Chunk::End { .. }))) = &next {
+            if let (Some(permit), std::task::Poll::Ready(Some(Ok(Chunk::End { usage, .. })))) =
+                (&mut self.permit, &next)
+            {
+                permit.done(Work {
+                    prompt: usage.prompt_tokens.saturating_sub(usage.cached_tokens),
+                    answer: usage.completion_tokens,
+                });
+            }
             self.permit = None;
         }
         next

@@ -6,7 +6,7 @@ use crate::{
     experiment::{Assign, Assignment, ExperimentCapabilities},
     idempotency::{Claim, ClaimRequest},
     inference::{Candidate, Generate, Generation, InferenceCapabilities, ModelInfo, Predict, Prompt, Symbol},
-    scheduler::{Admit, Load, Permit, Plan, SchedulerCapabilities, Step},
+    scheduler::{Load, Permit, Plan, SchedulerCapabilities, Step, Work},
     store::{
         Commit, Fact, LeaseRequest, LeasedEvent, LeasedJob, Maintain, Maintained, Query, Receipt, RelayRequest, Rows,
         StoreCapabilities, Subscription, Take, Taken, Watch,
@@ -126,7 +126,7 @@ wrap!(Scheduler for AnyScheduler ("scheduler") {
     fn capabilities() -> SchedulerCapabilities;
     fn load() -> Load;
     fn plan(step: &Step) -> Plan;
-    async fn admit(Admit) -> Permit;
+    async fn admit(Work) -> Permit;
 });
 
 wrap!(Inference for AnyInference ("inference") {

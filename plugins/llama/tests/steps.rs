@@ -15,7 +15,7 @@ use std::{
 use selvedge_core::{
     AnyScheduler, CancelToken, Context, ErrorKind, Inference, Result, Scheduler,
     inference::{Chunk, Generate, Generated},
-    scheduler::{Admit, Class, Load, Permit, Plan, SchedulerCapabilities, SequenceView, Step},
+    scheduler::{Class, Load, Permit, Plan, SchedulerCapabilities, SequenceView, Step, Work},
 };
 use selvedge_llama::Llama;
 
@@ -43,8 +43,8 @@ impl Scheduler for Gate {
         if self.closed.load(SeqCst) && !allowed { Plan::default() } else { Plan::in_order(step) }
     }
 
-    async fn admit(&self, _: &Context, _: Admit) -> Result<Permit> {
-        Ok(Permit::new(Duration::ZERO, || {}))
+    async fn admit(&self, cx: &Context, _: Work) -> Result<Permit> {
+        Ok(Permit::new(cx.class(), Duration::ZERO, |_| {}))
     }
 }
 

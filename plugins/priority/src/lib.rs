@@ -13,21 +13,21 @@ use std::{
 use event_listener::Event;
 use selvedge_core::{
     Clock, Context, Error, ErrorKind, Result, Scheduler, SystemClock,
-    scheduler::{Admit, Class, Load, Permit, Plan, SchedulerCapabilities, Step},
+    scheduler::{Class, ClassLoad, Load, Permit, Plan, SchedulerCapabilities, Step, Work},
 };
 
 /// Bounded admission. Clones share the places.
 ///
 /// ```
-/// use selvedge_core::{Context, Scheduler, scheduler::Admit};
+/// use selvedge_core::{Context, Scheduler, scheduler::Work};
 /// use selvedge_priority::Priority;
 ///
 /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
 /// let scheduler = Priority::new(1, 8);
-/// let permit = scheduler.admit(&Context::new(), Admit::default()).await?;
-/// assert_eq!(scheduler.load().running, 1);
+/// let permit = scheduler.admit(&Context::new(), Work::default()).await?;
+/// assert_eq!(scheduler.load().total().running, 1);
 /// drop(permit);
-/// assert_eq!(scheduler.load().running, 0);
+/// assert_eq!(scheduler.load().total().running, 0);
 /// # Ok::<(), selvedge_core::Error>(())
 /// # })?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -83,13 +83,13 @@ impl Priority {
         Self { clock, ..self }
     }
 
-    fn permit(&self, asked: Instant) -> Permit {
+    fn permit(&self, class: Class, asked: Instant) -> Permit {
         let shared = self.shared.clone();
         let granted = Instant::now();
-        Permit::new(granted - asked, move || {
+        Permit::new(class, granted - asked, move |_| {
             let mut state = shared.state();
             state.held = state.held.mul_f64(0.8) + granted.elapsed().mul_f64(0.2);
-            state.hand_on();
+            state.hand_on(class);
         })
     }
 }
@@ -101,10 +101,10 @@ impl Shared {
 
     /// A place is likely to be free once everybody in front has been served.
     fn busy(&self, state: &State) -> Error {
-        let rounds = (state.load.waiting + 1).div_ceil(self.concurrency) as u32;
+        let rounds = (state.load.total().waiting + 1).div_ceil(self.concurrency) as u32;
         let after = (state.held * rounds).max(Duration::from_millis(10));
         Error::new(ErrorKind::Busy, "scheduler.admit", "too many requests are waiting")
-            .with("waiting", state.load.waiting)
+            .with("waiting", state.load.total().waiting)
             .with("limit", self.queue)
             .retry_in(after)
             .advise("come back later, or raise the queue limit")
@@ -113,15 +113,21 @@ impl Shared {
 
 impl State {
     /// Gives a free place to the most urgent waiter, who then need not race for it.
-    fn hand_on(&mut self) {
-        match self.waiting.values_mut().find_map(VecDeque::pop_front) {
-            Some(waiter) => {
-                self.load.waiting -= 1;
+    fn hand_on(&mut self, from: Class) {
+        self.of(from).running -= 1;
+        match self.waiting.iter_mut().find_map(|(class, queue)| Some((*class, queue.pop_front()?))) {
+            Some((class, waiter)) => {
+                self.of(class).waiting -= 1;
+                self.of(class).running += 1;
                 waiter.turn.granted.store(true, std::sync::atomic::Ordering::Release);
                 waiter.turn.event.notify(1);
             }
-            None => self.load.running -= 1,
+            None => {}
         }
+    }
+
+    fn of(&mut self, class: Class) -> &mut ClassLoad {
+        &mut self.load.classes[class as usize]
     }
 }
 
@@ -153,10 +159,10 @@ impl Drop for Place<'_> {
         }
         let mut state = self.shared.state();
         if self.turn.granted.load(std::sync::atomic::Ordering::Acquire) {
-            state.hand_on();
+            state.hand_on(self.class);
         } else if let Some(queue) = state.waiting.get_mut(&self.class) {
             queue.retain(|waiter| waiter.ticket != self.ticket);
-            state.load.waiting -= 1;
+            state.of(self.class).waiting -= 1;
         }
     }
 }
@@ -180,29 +186,29 @@ impl Scheduler for Priority {
         Plan::in_order(step)
     }
 
-    async fn admit(&self, cx: &Context, _: Admit) -> Result<Permit> {
+    async fn admit(&self, cx: &Context, _: Work) -> Result<Permit> {
         cx.check("scheduler.admit")?;
         let asked = Instant::now();
         let mut place = {
             let mut state = self.shared.state();
-            if state.load.running < self.shared.concurrency {
-                state.load.running += 1;
+            if state.load.total().running < self.shared.concurrency {
+                state.of(cx.class()).running += 1;
                 drop(state);
-                return Ok(self.permit(asked));
+                return Ok(self.permit(cx.class(), asked));
             }
-            if state.load.waiting >= self.shared.queue {
-                state.load.refused += 1;
+            if state.load.total().waiting >= self.shared.queue {
+                state.of(cx.class()).refused += 1;
                 return Err(self.shared.busy(&state));
             }
             let (ticket, turn) = (state.next_ticket, Arc::new(Turn::default()));
             state.next_ticket += 1;
-            state.load.waiting += 1;
+            state.of(cx.class()).waiting += 1;
             state.waiting.entry(cx.class()).or_default().push_back(Waiter { ticket, turn: turn.clone() });
             Place { shared: &self.shared, class: cx.class(), ticket, turn, taken: false }
         };
         cx.bound(&*self.clock, "scheduler.admit", place.granted()).await?;
         place.taken = true;
         drop(place);
-        Ok(self.permit(asked))
+        Ok(self.permit(cx.class(), asked))
     }
 }

@@ -14,7 +14,7 @@ use selvedge::{
     intent::IntentState,
     layers::{Metrics, Retry, Timeout},
     priority::Priority,
-    scheduler::Admit,
+    scheduler::Work,
     sqlite::SqliteStore,
     store::{Backoff, Event, JobFilter, JobState, LeasedEvent, LeasedJob, Limits, NewJob, StoreExt},
     transport::{HttpRequest, HttpResponse, HttpTransport},
@@ -360,12 +360,12 @@ async fn a_timeout_layer_ends_a_wait_and_gives_the_place_up() {
     let clock: Arc<dyn Clock> = Arc::new(TokioClock);
     let engine =
         selvedge::builder().scheduler(scheduler.clone()).layer(Timeout::new(Duration::from_millis(20), clock)).build();
-    let held = scheduler.admit(&Context::new(), Admit::default()).await.unwrap();
-    let error = engine.scheduler().unwrap().admit(&Context::new(), Admit::default()).await.unwrap_err();
+    let held = scheduler.admit(&Context::new(), Work::default()).await.unwrap();
+    let error = engine.scheduler().unwrap().admit(&Context::new(), Work::default()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::DeadlineExceeded);
-    assert_eq!(scheduler.load().waiting, 0);
+    assert_eq!(scheduler.load().total().waiting, 0);
     drop(held);
-    assert!(engine.scheduler().unwrap().admit(&Context::new(), Admit::default()).await.is_ok());
+    assert!(engine.scheduler().unwrap().admit(&Context::new(), Work::default()).await.is_ok());
 }
 
 #[tokio::test]
@@ -375,12 +375,12 @@ async fn a_retry_layer_repeats_only_what_had_no_effect() {
     let clock: Arc<dyn Clock> = Arc::new(TokioClock);
     let retry = Retry::new(3, Backoff::new(Duration::from_millis(1), Duration::from_millis(1)), clock);
     let engine = selvedge::builder().scheduler(scheduler.clone()).layer(metrics.clone()).layer(retry).build();
-    let held = scheduler.admit(&Context::new(), Admit::default()).await.unwrap();
+    let held = scheduler.admit(&Context::new(), Work::default()).await.unwrap();
     let release = async {
         tokio::time::sleep(Duration::from_millis(5)).await;
         drop(held);
     };
-    let admit = async { engine.scheduler().unwrap().admit(&Context::new(), Admit::default()).await };
+    let admit = async { engine.scheduler().unwrap().admit(&Context::new(), Work::default()).await };
     let (permit, ()) = tokio::join!(admit, release);
     drop(permit.expect("a later attempt finds the place free"));
     let admits = metrics.snapshot()["scheduler.admit"].clone();
@@ -388,7 +388,7 @@ async fn a_retry_layer_repeats_only_what_had_no_effect() {
 
     let cancelled = Context::new();
     cancelled.cancel().cancel();
-    let error = engine.scheduler().unwrap().admit(&cancelled, Admit::default()).await.unwrap_err();
+    let error = engine.scheduler().unwrap().admit(&cancelled, Work::default()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Cancelled);
     assert_eq!(metrics.snapshot()["scheduler.admit"].calls, admits.calls + 1, "a cancelled call is not repeated");
 }

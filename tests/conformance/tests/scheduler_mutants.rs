@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use selvedge_core::{
     AnyScheduler, Context, Result, Scheduler,
-    scheduler::{Admit, Advance, Class, Load, Permit, Plan, SchedulerCapabilities, Step},
+    scheduler::{Advance, Class, Load, Permit, Plan, SchedulerCapabilities, Step, Work},
 };
 use selvedge_priority::Priority;
 use selvedge_testkit::scheduler_suite;
@@ -35,8 +35,11 @@ impl Scheduler for Broken {
     }
 
     fn load(&self) -> Load {
-        let load = self.inner.load();
-        if self.flaw == Flaw::RefusalsUncounted { Load { refused: 0, ..load } } else { load }
+        let mut load = self.inner.load();
+        if self.flaw == Flaw::RefusalsUncounted {
+            load.classes.iter_mut().for_each(|class| class.refused = 0);
+        }
+        load
     }
 
     fn plan(&self, step: &Step) -> Plan {
@@ -46,7 +49,7 @@ impl Scheduler for Broken {
             Flaw::FirstOnly => {
                 let first = step.sequences.first().filter(|_| step.batch > 0);
                 let tokens = |left: usize| left.clamp(1, step.batch);
-                let advance = first.map(|first| Advance { id: first.id, tokens: tokens(first.prompt_left) });
+                let advance = first.map(|first| Advance { id: first.id, tokens: tokens(first.prompt_left), draft: 0 });
                 plan.advance = advance.into_iter().collect();
             }
             _ => (),
@@ -54,7 +57,7 @@ impl Scheduler for Broken {
         plan
     }
 
-    async fn admit(&self, cx: &Context, request: Admit) -> Result<Permit> {
+    async fn admit(&self, cx: &Context, request: Work) -> Result<Permit> {
         let number = self.admitted.fetch_add(1, Ordering::Relaxed);
         let cx = match self.flaw {
             Flaw::ClassIgnored => cx.clone().with_class(Class::P0),
@@ -62,10 +65,10 @@ impl Scheduler for Broken {
             _ => cx.clone(),
         };
         match self.flaw {
-            Flaw::NoBound if number % 5 == 4 => Ok(Permit::new(std::time::Duration::ZERO, || ())),
+            Flaw::NoBound if number % 5 == 4 => Ok(Permit::new(cx.class(), std::time::Duration::ZERO, |_| ())),
             Flaw::LostPermit if number % 5 == 4 => {
                 std::mem::forget(self.inner.admit(&cx, request).await?);
-                Ok(Permit::new(std::time::Duration::ZERO, || ()))
+                Ok(Permit::new(cx.class(), std::time::Duration::ZERO, |_| ()))
             }
             Flaw::BusyWithoutTime => self.inner.admit(&cx, request).await.map_err(|error| {
                 selvedge_core::Error::new(error.kind(), error.operation(), error.message().to_owned())

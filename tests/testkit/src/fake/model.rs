@@ -151,7 +151,15 @@ impl Running {
 
 impl Inference for ToyModel {
     fn capabilities(&self) -> InferenceCapabilities {
-        InferenceCapabilities { plugin: "toy", predict: true, generate: true, chat: true, embed: true, sequences: 1 }
+        InferenceCapabilities {
+            plugin: "toy",
+            predict: true,
+            generate: true,
+            chat: true,
+            embed: true,
+            grammar: false,
+            sequences: 1,
+        }
     }
 
     fn model(&self) -> ModelInfo {

@@ -10,7 +10,7 @@ use std::{
 
 use selvedge_core::{
     CancelToken, Context, ErrorKind, Scheduler,
-    scheduler::{Admit, Class, Load},
+    scheduler::{Class, ClassLoad, Load, Work},
 };
 
 use super::{Bed, of, wait_in_line, waits};
@@ -51,7 +51,7 @@ async fn no_more_run_than_its_concurrency(bed: &Bed) -> Checked {
             let (scheduler, running, most) = (scheduler.clone(), running.clone(), most.clone());
             let cx = of([Class::P0, Class::P1, Class::P2][number % 3]);
             async move {
-                let permit = scheduler.admit(&cx, Admit::default()).await?;
+                let permit = scheduler.admit(&cx, Work::default()).await?;
                 most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                 for _ in 0..number % 7 {
                     tokio::task::yield_now().await;
@@ -71,9 +71,9 @@ async fn no_more_run_than_its_concurrency(bed: &Bed) -> Checked {
 
 async fn one_more_than_the_queue_holds_is_busy(bed: &Bed) -> Checked {
     let scheduler = bed.open(1, 2)?;
-    let running = scheduler.admit(&Context::new(), Admit::default()).await?;
+    let running = scheduler.admit(&Context::new(), Work::default()).await?;
     let waiting = [wait_in_line(&scheduler, Context::new()).await?, wait_in_line(&scheduler, Context::new()).await?];
-    let error = match soon("the refusal", scheduler.admit(&Context::new(), Admit::default())).await? {
+    let error = match soon("the refusal", scheduler.admit(&Context::new(), Work::default())).await? {
         Ok(_) => anyhow::bail!("a third request was let in behind a queue of two"),
         Err(error) => error,
     };
@@ -88,22 +88,22 @@ async fn one_more_than_the_queue_holds_is_busy(bed: &Bed) -> Checked {
 
 async fn without_a_queue_nobody_waits(bed: &Bed) -> Checked {
     let scheduler = bed.open(1, 0)?;
-    let running = scheduler.admit(&Context::new(), Admit::default()).await?;
-    refused!(soon("the refusal", scheduler.admit(&Context::new(), Admit::default())).await?, Busy);
+    let running = scheduler.admit(&Context::new(), Work::default()).await?;
+    refused!(soon("the refusal", scheduler.admit(&Context::new(), Work::default())).await?, Busy);
     drop(running);
-    soon("a permit", scheduler.admit(&Context::new(), Admit::default())).await??;
+    soon("a permit", scheduler.admit(&Context::new(), Work::default())).await??;
     Ok(())
 }
 
 async fn a_dropped_permit_admits_the_next(bed: &Bed) -> Checked {
     let scheduler = bed.open(2, 8)?;
-    let one = scheduler.admit(&Context::new(), Admit::default()).await?;
-    let two = scheduler.admit(&Context::new(), Admit::default()).await?;
+    let one = scheduler.admit(&Context::new(), Work::default()).await?;
+    let two = scheduler.admit(&Context::new(), Work::default()).await?;
     let next = wait_in_line(&scheduler, Context::new()).await?;
     let after = wait_in_line(&scheduler, Context::new()).await?;
     drop(one);
     let next = soon("the next permit", next).await???;
-    same!((scheduler.load().running, scheduler.load().waiting), (2, 1), "after one permit came back");
+    same!(counts(&scheduler), (2, 1, 0), "after one permit came back");
     drop(two);
     let after = soon("the permit after it", after).await???;
     drop((next, after));
@@ -113,7 +113,7 @@ async fn a_dropped_permit_admits_the_next(bed: &Bed) -> Checked {
 
 async fn dropping_a_waiting_request_gives_up_its_place(bed: &Bed) -> Checked {
     let scheduler = bed.open(1, 2)?;
-    let running = scheduler.admit(&Context::new(), Admit::default()).await?;
+    let running = scheduler.admit(&Context::new(), Work::default()).await?;
     let gone = wait_in_line(&scheduler, Context::new()).await?;
     let next = wait_in_line(&scheduler, Context::new()).await?;
     gone.abort();
@@ -130,7 +130,7 @@ async fn a_permit_granted_to_nobody_comes_back(bed: &Bed) -> Checked {
     const ROUNDS: usize = 200;
     let scheduler = bed.open(1, 4)?;
     for round in 0..ROUNDS {
-        let running = scheduler.admit(&Context::new(), Admit::default()).await?;
+        let running = scheduler.admit(&Context::new(), Work::default()).await?;
         let waiting = wait_in_line(&scheduler, Context::new()).await?;
         // The permit comes free and the request goes away at one moment, in either order.
         let release = tokio::spawn(async move { drop(running) });
@@ -140,7 +140,7 @@ async fn a_permit_granted_to_nobody_comes_back(bed: &Bed) -> Checked {
         waiting.abort();
         release.await?;
         drop(waiting.await);
-        let free = soon("the place", scheduler.admit(&Context::new(), Admit::default())).await?;
+        let free = soon("the place", scheduler.admit(&Context::new(), Work::default())).await?;
         drop(free.map_err(|error| anyhow::anyhow!("in round {round} the place was lost: {error}"))?);
     }
     same!(scheduler.load(), Load::default());
@@ -151,16 +151,16 @@ async fn a_cancelled_or_late_request_is_refused(bed: &Bed) -> Checked {
     let scheduler = bed.open(1, 1)?;
     let cancelled = Context::new();
     cancelled.cancel().cancel();
-    refused!(scheduler.admit(&cancelled, Admit::default()).await, Cancelled);
+    refused!(scheduler.admit(&cancelled, Work::default()).await, Cancelled);
     let late = Context::new().with_deadline(std::time::Instant::now());
-    refused!(scheduler.admit(&late, Admit::default()).await, DeadlineExceeded);
-    same!((scheduler.load().running, scheduler.load().waiting), (0, 0));
+    refused!(scheduler.admit(&late, Work::default()).await, DeadlineExceeded);
+    same!(counts(&scheduler), (0, 0, 0));
     Ok(())
 }
 
 async fn cancelling_ends_the_wait(bed: &Bed) -> Checked {
     let scheduler = bed.open(1, 1)?;
-    let running = scheduler.admit(&Context::new(), Admit::default()).await?;
+    let running = scheduler.admit(&Context::new(), Work::default()).await?;
     let cancel = CancelToken::new();
     let waiting = wait_in_line(&scheduler, Context::new().with_cancel(cancel.child())).await?;
     cancel.cancel();
@@ -174,19 +174,19 @@ async fn cancelling_ends_the_wait(bed: &Bed) -> Checked {
 
 async fn a_deadline_ends_the_wait(bed: &Bed) -> Checked {
     let scheduler = bed.open(1, 1)?;
-    let running = scheduler.admit(&Context::new(), Admit::default()).await?;
+    let running = scheduler.admit(&Context::new(), Work::default()).await?;
     let cx = Context::new().with_timeout(Duration::from_millis(30));
-    refused!(soon("the end of the wait", scheduler.admit(&cx, Admit::default())).await?, DeadlineExceeded);
+    refused!(soon("the end of the wait", scheduler.admit(&cx, Work::default())).await?, DeadlineExceeded);
     waits(&scheduler, 0).await?;
     drop(running);
-    soon("a permit", scheduler.admit(&Context::new(), Admit::default())).await??;
+    soon("a permit", scheduler.admit(&Context::new(), Work::default())).await??;
     Ok(())
 }
 
 /// Lets requests wait behind one that runs, and returns the order in which they were admitted.
 async fn admitted(bed: &Bed, classes: &[Class]) -> anyhow::Result<Vec<usize>> {
     let scheduler = bed.open(1, classes.len())?;
-    let running = scheduler.admit(&Context::new(), Admit::default()).await?;
+    let running = scheduler.admit(&Context::new(), Work::default()).await?;
     let order = Arc::new(Mutex::new(Vec::new()));
     let mut tasks = Vec::new();
     for (number, class) in classes.iter().enumerate() {
@@ -219,28 +219,34 @@ async fn urgent_classes_go_first(bed: &Bed) -> Checked {
     Ok(())
 }
 
+/// What runs, waits and was refused, of all classes.
+fn counts(scheduler: &selvedge_core::AnyScheduler) -> (usize, usize, u64) {
+    let ClassLoad { running, waiting, refused } = scheduler.load().total();
+    (running, waiting, refused)
+}
+
 async fn load_counts(bed: &Bed) -> Checked {
     let scheduler = bed.open(2, 1)?;
-    let one = scheduler.admit(&Context::new(), Admit { tokens: 100 }).await?;
-    same!(scheduler.load(), Load { running: 1, waiting: 0, refused: 0 });
-    let two = scheduler.admit(&Context::new(), Admit::default()).await?;
+    let one = scheduler.admit(&Context::new(), Work { prompt: 100, answer: 10 }).await?;
+    same!(counts(&scheduler), (1, 0, 0));
+    let two = scheduler.admit(&Context::new(), Work::default()).await?;
     let three = wait_in_line(&scheduler, Context::new()).await?;
-    same!(scheduler.load(), Load { running: 2, waiting: 1, refused: 0 });
+    same!(counts(&scheduler), (2, 1, 0));
     for refused in 1..=2 {
-        refused!(soon("the refusal", scheduler.admit(&Context::new(), Admit::default())).await?, Busy);
-        same!(scheduler.load(), Load { running: 2, waiting: 1, refused });
+        refused!(soon("the refusal", scheduler.admit(&Context::new(), Work::default())).await?, Busy);
+        same!(counts(&scheduler), (2, 1, refused));
     }
     drop(one);
     let three = soon("a permit", three).await???;
-    same!(scheduler.load(), Load { running: 2, waiting: 0, refused: 2 });
+    same!(counts(&scheduler), (2, 0, 2));
     drop((two, three));
-    same!(scheduler.load(), Load { running: 0, waiting: 0, refused: 2 });
+    same!(counts(&scheduler), (0, 0, 2));
     Ok(())
 }
 
 async fn a_permit_knows_how_long_it_waited(bed: &Bed) -> Checked {
     let scheduler = bed.open(1, 1)?;
-    let running = scheduler.admit(&Context::new(), Admit::default()).await?;
+    let running = scheduler.admit(&Context::new(), Work::default()).await?;
     let asked = std::time::Instant::now();
     let waiting = wait_in_line(&scheduler, Context::new()).await?;
     let waits = std::time::Instant::now();

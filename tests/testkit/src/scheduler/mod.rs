@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use selvedge_core::{
     AnyScheduler, Context, Result, Scheduler,
-    scheduler::{Admit, Class, Permit, SchedulerCapabilities},
+    scheduler::{Class, Permit, SchedulerCapabilities, Work},
 };
 
 use crate::suite::{Checked, Suite, until};
@@ -55,10 +55,10 @@ type Waiting = tokio::task::JoinHandle<Result<Permit>>;
 
 /// Asks for a place in a task of its own, and returns once it waits.
 async fn wait_in_line(scheduler: &AnyScheduler, cx: Context) -> anyhow::Result<Waiting> {
-    let before = scheduler.load().waiting;
+    let before = scheduler.load().total().waiting;
     let task = {
         let scheduler = scheduler.clone();
-        tokio::spawn(async move { scheduler.admit(&cx, Admit::default()).await })
+        tokio::spawn(async move { scheduler.admit(&cx, Work::default()).await })
     };
     waits(scheduler, before + 1).await?;
     Ok(task)
@@ -66,7 +66,7 @@ async fn wait_in_line(scheduler: &AnyScheduler, cx: Context) -> anyhow::Result<W
 
 /// Until so many wait.
 async fn waits(scheduler: &AnyScheduler, count: usize) -> Checked {
-    until(&format!("{count} requests wait"), || scheduler.load().waiting == count).await
+    until(&format!("{count} requests wait"), || scheduler.load().total().waiting == count).await
 }
 
 fn of(class: Class) -> Context {

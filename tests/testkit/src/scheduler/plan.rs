@@ -1,10 +1,10 @@
 //! Step planning: what fits, and that everybody comes to an end.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use selvedge_core::{
     AnyScheduler, Scheduler,
-    scheduler::{Class, Plan, SequenceView, Step},
+    scheduler::{Class, Draft, Pass, Plan, SequenceView, Step},
 };
 
 use super::Bed;
@@ -24,10 +24,38 @@ fn random_step(random: &mut fastrand::Rng) -> Step {
         id: id * 7 + 3,
         class: [Class::P0, Class::P1, Class::P2][random.usize(..3)],
         prompt_left: if random.bool() { 0 } else { random.usize(1..1000) },
+        cached: random.usize(..2000),
+        resident: random.bool(),
+        idle: Duration::from_millis(random.u64(..100_000)),
+        draft: random.bool().then(|| Draft { acceptance: random.f32(), most: random.usize(..20) }),
     };
     let count = random.u64(0..12);
-    let sequences = (0..count).map(|id| view(id, random)).collect();
-    Step { sequences, batch: random.usize(1..600), threads: random.usize(1..9) }
+    let sequences: Vec<_> = (0..count).map(|id| view(id, random)).collect();
+    let resident = sequences.iter().filter(|sequence| sequence.resident).count();
+    let last = random.bool().then(|| Pass {
+        decode: random.usize(..20),
+        prefill: random.usize(..600),
+        cached: random.usize(..20_000),
+        threads: random.usize(1..9),
+        took: Duration::from_micros(random.u64(..1_000_000)),
+    });
+    Step {
+        sequences,
+        batch: random.usize(1..600),
+        threads: random.usize(1..9),
+        slots: resident.max(1) + random.usize(..4),
+        last,
+    }
+}
+
+/// A step of a backend with room for all.
+fn step(sequences: Vec<SequenceView>, batch: usize) -> Step {
+    Step { slots: sequences.len(), sequences, batch, threads: 2, last: None }
+}
+
+/// A sequence that holds a slot.
+fn view(id: u64, class: Class, prompt_left: usize) -> SequenceView {
+    SequenceView { id, class, prompt_left, resident: true, ..SequenceView::default() }
 }
 
 fn fits(step: &Step, plan: &Plan) -> Checked {
@@ -39,8 +67,11 @@ fn fits(step: &Step, plan: &Plan) -> Checked {
         anyhow::ensure!(seen.insert(advance.id), "sequence {} advances twice", advance.id);
         let most = sequence.prompt_left.max(1);
         anyhow::ensure!((1..=most).contains(&advance.tokens), "{advance:?} of {sequence:?}");
-        tokens += advance.tokens;
+        let most = sequence.draft.map_or(0, |draft| draft.most);
+        anyhow::ensure!(advance.draft <= most && (advance.draft == 0 || sequence.prompt_left == 0), "{advance:?}");
+        tokens += advance.tokens + advance.draft;
     }
+    anyhow::ensure!(plan.advance.len() <= step.slots, "{} sequences in {} slots", plan.advance.len(), step.slots);
     anyhow::ensure!(tokens <= step.batch, "{tokens} tokens in a batch of {}", step.batch);
     anyhow::ensure!((1..=step.threads).contains(&plan.threads), "{} of {} threads", plan.threads, step.threads);
     Ok(())
@@ -72,10 +103,9 @@ async fn a_plan_makes_progress(bed: &Bed) -> Checked {
 
 async fn a_prompt_holds_up_no_answer(bed: &Bed) -> Checked {
     let scheduler = bed.open(4, 4)?;
-    let view = |id, prompt_left| SequenceView { id, class: Class::P0, prompt_left };
     for batch in [2, 3, 16, 512] {
-        let sequences = vec![view(1, 100_000), view(2, 0), view(3, 5_000)];
-        let plan = scheduler.plan(&Step { sequences, batch, threads: 2 });
+        let sequences = vec![view(1, Class::P0, 100_000), view(2, Class::P0, 0), view(3, Class::P0, 5_000)];
+        let plan = scheduler.plan(&step(sequences, batch));
         anyhow::ensure!(
             plan.advance.iter().any(|advance| advance.id == 2 && advance.tokens == 1),
             "the answer does not advance in a batch of {batch}: {plan:?}"
@@ -89,10 +119,10 @@ async fn a_prompt_holds_up_no_answer(bed: &Bed) -> Checked {
 fn follow(scheduler: &AnyScheduler, watched: SequenceView, beside: u64, steps: usize) -> (usize, usize) {
     const ANSWER: usize = 5;
     let mut decoded = BTreeMap::<u64, usize>::new();
-    let fresh = |id| SequenceView { id, class: watched.class, prompt_left: 300 };
+    let fresh = |id| view(id, watched.class, 300);
     let mut live: Vec<_> = (100..100 + beside).map(fresh).chain([watched]).collect();
     for arrival in 0..steps as u64 {
-        let plan = scheduler.plan(&Step { sequences: live.clone(), batch: 64, threads: 2 });
+        let plan = scheduler.plan(&step(live.clone(), 64));
         for advance in plan.advance {
             let Some(sequence) = live.iter_mut().find(|sequence| sequence.id == advance.id) else { continue };
             if sequence.prompt_left == 0 {
@@ -115,7 +145,7 @@ fn follow(scheduler: &AnyScheduler, watched: SequenceView, beside: u64, steps: u
 async fn nobody_starves(bed: &Bed) -> Checked {
     let scheduler = bed.open(8, 8)?;
     for class in [Class::P0, Class::P2] {
-        let watched = SequenceView { id: 1, class, prompt_left: 200 };
+        let watched = view(1, class, 200);
         let (left, decoded) = follow(&scheduler, watched, 3, 400);
         anyhow::ensure!(left == 0 && decoded >= 5, "after 400 steps {left} prompt tokens are left, {decoded} decoded");
     }
@@ -126,9 +156,9 @@ async fn urgent_sequences_go_first(bed: &Bed) -> Checked {
     let can = bed.can()?;
     needs(can.classes && can.preemption, "`classes` and `preemption`")?;
     let scheduler = bed.open(8, 8)?;
-    let view = |id, class| SequenceView { id, class, prompt_left: 0 };
-    let sequences = vec![view(1, Class::P2), view(2, Class::P1), view(3, Class::P0), view(4, Class::P0)];
-    let plan = scheduler.plan(&Step { sequences, batch: 2, threads: 2 });
+    let sequences =
+        [(1, Class::P2), (2, Class::P1), (3, Class::P0), (4, Class::P0)].map(|(id, class)| view(id, class, 0)).to_vec();
+    let plan = scheduler.plan(&step(sequences, 2));
     let mut ids: Vec<_> = plan.advance.iter().map(|advance| advance.id).collect();
     ids.sort_unstable();
     same!(ids, vec![3, 4]);
@@ -137,8 +167,7 @@ async fn urgent_sequences_go_first(bed: &Bed) -> Checked {
 
 async fn an_empty_step_is_an_empty_plan(bed: &Bed) -> Checked {
     let scheduler = bed.open(1, 1)?;
-    same!(scheduler.plan(&Step { sequences: Vec::new(), batch: 512, threads: 2 }).advance, vec![]);
-    let sequences = vec![SequenceView { id: 1, class: Class::P0, prompt_left: 5 }];
-    same!(scheduler.plan(&Step { sequences, batch: 0, threads: 2 }).advance, vec![]);
+    same!(scheduler.plan(&step(Vec::new(), 512)).advance, vec![]);
+    same!(scheduler.plan(&step(vec![view(1, Class::P0, 5)], 0)).advance, vec![]);
     Ok(())
 }
