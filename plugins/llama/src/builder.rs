@@ -8,6 +8,7 @@ use crate::{
     Llama, Manifest,
     digest::{unreadable, verify},
     gguf,
+    sys::ThreadPool,
 };
 
 /// The most threads ggml computes with.
@@ -21,7 +22,9 @@ pub struct Builder {
     sha256: Option<String>,
     manifest: Option<PathBuf>,
     threads: Option<usize>,
+    cores: Vec<usize>,
     context_length: Option<usize>,
+    sequences: usize,
     batch: usize,
     scheduler: Option<AnyScheduler>,
 }
@@ -30,7 +33,9 @@ pub struct Builder {
 pub(crate) struct Settings {
     pub(crate) path: PathBuf,
     pub(crate) threads: usize,
+    pub(crate) cores: Vec<usize>,
     pub(crate) context_length: Option<usize>,
+    pub(crate) sequences: usize,
     pub(crate) batch: usize,
     pub(crate) scheduler: Option<AnyScheduler>,
 }
@@ -43,7 +48,9 @@ impl Builder {
             sha256: None,
             manifest: None,
             threads: None,
+            cores: Vec::new(),
             context_length: None,
+            sequences: 4,
             batch: 512,
             scheduler: None,
         }
@@ -72,10 +79,28 @@ impl Builder {
         self
     }
 
-    /// Threads that compute, 1 to 512. Default: as many as the machine runs at once.
+    /// Threads that compute, 1 to 512. They are started once and live as long as the model is open; a Scheduler may use fewer
+    /// for a pass. Default: as many as the machine runs at once.
     #[must_use]
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = Some(threads);
+        self
+    }
+
+    /// The cores that those threads may run on, by their numbers, 0 to 511. Which gain from it is a matter of the device:
+    /// measure. Not supported on Apple's systems. Default: where the system puts them.
+    #[must_use]
+    pub fn cores(mut self, cores: impl IntoIterator<Item = usize>) -> Self {
+        self.cores = cores.into_iter().collect();
+        self
+    }
+
+    /// The most requests whose caches are in memory as slots of the context, 1 to 256; memory for
+    /// [`context_length`](Self::context_length) symbols is set aside for each. More may be live: those that the Scheduler lets
+    /// wait are parked, at the cost of a copy. Default: 4.
+    #[must_use]
+    pub fn sequences(mut self, sequences: usize) -> Self {
+        self.sequences = sequences;
         self
     }
 
@@ -87,8 +112,8 @@ impl Builder {
         self
     }
 
-    /// The most symbols in one forward pass. A prompt is read in pieces of this size, and a request is cancelled between
-    /// two of them: smaller pieces react faster, larger ones read faster. Default: 512.
+    /// The most symbols in one forward pass. A prompt is read in pieces of this size at the most, and a request is cancelled
+    /// between two of them: smaller pieces react faster, larger ones read faster. Default: 512.
     #[must_use]
     pub fn batch(mut self, symbols: usize) -> Self {
         self.batch = symbols;
@@ -117,6 +142,8 @@ impl Builder {
         };
         for (setting, value, most) in [
             ("threads", threads, MOST_THREADS),
+            ("sequences", self.sequences, 256),
+            ("cores", self.cores.iter().max().map_or(1, |most| most + 1), ThreadPool::MOST_CORES),
             ("batch", self.batch, 1 << 20),
             ("context_length", self.context_length.unwrap_or(1), 1 << 24),
         ] {
@@ -139,7 +166,9 @@ impl Builder {
         let settings = Settings {
             path: self.path,
             threads,
+            cores: self.cores,
             context_length: self.context_length,
+            sequences: self.sequences,
             batch: self.batch,
             scheduler: self.scheduler,
         };

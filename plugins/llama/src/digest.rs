@@ -58,7 +58,7 @@ pub(crate) fn verify(path: &Path, expected: &str) -> Result<String> {
             .with("digest", expected)
             .advise("give 64 hex digits, as sha256sum prints them"));
     }
-    let found = sha256(path)?;
+    let found = digest(path)?;
     if found != expected {
         return Err(Error::new(ErrorKind::Damaged, "llama.open", "the model is not the file that was expected")
             .with("file", path.display())
@@ -70,7 +70,7 @@ pub(crate) fn verify(path: &Path, expected: &str) -> Result<String> {
 }
 
 /// The digest of a file, read piece by piece.
-fn sha256(path: &Path) -> Result<String> {
+pub(crate) fn digest(path: &Path) -> Result<String> {
     let mut file = File::open(path).map_err(|error| unreadable(path, error))?;
     let mut hasher = Sha256::new();
     let mut piece = vec![0; 1 << 20];

@@ -14,8 +14,12 @@
 //! ```
 //!
 //! One thread per model owns llama.cpp's context, because the thread that calls a forward pass also computes in it. It
-//! runs a loop of five parts: plan, batch, decode, sample, stream. Requests reach it over a channel and are served in the
-//! order in which they came, one at a time.
+//! runs a loop of five parts: plan, batch, decode, sample, stream. All requests are in that loop at once (continuous batching:
+//! Orca, OSDI '22): before each pass the [Scheduler](Builder::scheduler) says which of them advance and by how many tokens, so
+//! a long prompt is read in pieces between the symbols of other answers (Sarathi-Serve, OSDI '24), and an answer that is left
+//! out keeps what it has read. A request that is more urgent than everything in the pass under way cuts that pass short.
+//!
+//! What a prompt has in common with what [a slot](Builder::sequences) read before is not read again.
 //!
 //! # Files that cannot be trusted
 //! llama.cpp ends the process on some malformed files. So a file's header is read here first: its metadata, vocabulary,
@@ -29,22 +33,29 @@
 //! - Decoder models in one file only: an encoder (BERT, T5) and a part of a split model are refused.
 //! - A chat is rendered by llama.cpp's own template engine, which knows the common templates and runs no Jinja. Texts
 //!   that look like the model's control symbols (`<|im_end|>`) are read as such, in chats and in texts.
-//! - [`Plan::threads`](selvedge_core::scheduler::Plan) is not applied: the binding sets threads when a model is opened.
 //! - The file is mapped into memory. Whoever shortens it while it is open ends the process; replace it by renaming.
 
 mod backend;
 mod builder;
 mod digest;
+mod embedder;
 mod gguf;
+mod grammar;
+mod inbox;
 mod layout;
 mod logits;
 mod model;
 mod plausible;
+mod prepare;
 mod prompt;
+mod sampling;
 mod sequence;
+mod slots;
+mod sys;
 mod text;
 mod worker;
 
 pub use builder::Builder;
 pub use digest::Manifest;
 pub use model::Llama;
+pub use prepare::{Format, Prepared, prepare};

@@ -1,10 +1,7 @@
 //! From logits to symbols.
 
-use llama_cpp_2::{sampling::LlamaSampler, token::LlamaToken};
-use selvedge_core::{
-    Error, ErrorKind, Result,
-    inference::{Candidate, Sampling},
-};
+use llama_cpp_2::token::LlamaToken;
+use selvedge_core::{Error, ErrorKind, Result, inference::Candidate};
 
 /// The likeliest symbol; the first of equals.
 ///
@@ -46,30 +43,6 @@ pub(crate) fn candidates(logits: &[f32], top: usize) -> Result<Vec<Candidate>> {
     }
     all.sort_unstable_by(order);
     Ok(all.into_iter().map(|(symbol, logit)| Candidate { symbol, probability: (weight(logit) / sum) as f32 }).collect())
-}
-
-/// Below this temperature the likeliest symbol is as good as certain, and dividing by it would overflow.
-const COLDEST: f32 = 1e-4;
-
-/// llama.cpp's samplers for these settings, in the order in which its own tools use them; `None` when greedy.
-pub(crate) fn sampler(sampling: &Sampling) -> Option<LlamaSampler> {
-    if sampling.temperature < COLDEST {
-        return None;
-    }
-    let mut chain = Vec::with_capacity(5);
-    if sampling.top_k > 0 {
-        chain.push(LlamaSampler::top_k(i32::try_from(sampling.top_k).unwrap_or(i32::MAX)));
-    }
-    if sampling.top_p < 1.0 {
-        chain.push(LlamaSampler::top_p(sampling.top_p, 1));
-    }
-    if sampling.min_p > 0.0 {
-        chain.push(LlamaSampler::min_p(sampling.min_p, 1));
-    }
-    chain.push(LlamaSampler::temp(sampling.temperature));
-    // To llama.cpp the largest seed means a random one.
-    chain.push(LlamaSampler::dist(sampling.seed.min(u32::MAX - 1)));
-    Some(LlamaSampler::chain(chain, true))
 }
 
 fn not_numbers() -> Error {

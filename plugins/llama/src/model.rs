@@ -22,9 +22,10 @@ use crate::{
     Builder,
     builder::Settings,
     gguf::Summary,
+    inbox::Inbox,
     prompt,
-    sequence::{Job, Task},
-    worker::{self, SEQUENCES},
+    sequence::{Answer, Job, Task},
+    worker,
 };
 
 /// A language model, open. Clones share it; the last one that is dropped closes it.
@@ -38,14 +39,14 @@ use crate::{
 /// within [one piece](Builder::batch) while its prompt is read.
 ///
 /// # Closing
-/// Dropping the last clone ends what still runs with a `Cancelled` error and waits for the forward pass under way.
+/// Dropping the last clone ends what still runs with a `Cancelled` error; the forward pass under way is cut short.
 #[derive(Clone)]
 pub struct Llama(Arc<Inner>);
 
 struct Inner {
     info: ModelInfo,
-    /// `None` once the model is being closed.
-    jobs: Option<mpsc::Sender<Job>>,
+    inbox: Arc<Inbox>,
+    sequences: usize,
     thread: Option<JoinHandle<()>>,
     // After the thread, whose context needs it; the worker holds one too.
     model: Arc<LlamaModel>,
@@ -60,11 +61,15 @@ impl Llama {
     /// Starts the worker and waits until it has opened the model.
     pub(crate) fn start(name: String, sha256: String, summary: Summary, settings: Settings) -> Result<Self> {
         let (ready, opened) = mpsc::sync_channel(1);
-        let (jobs, receiver) = mpsc::channel();
+        let inbox = Arc::<Inbox>::default();
+        let sequences = settings.sequences;
         let description = summary.description();
         let thread = std::thread::Builder::new()
             .name("llama".into())
-            .spawn(move || worker::run(&settings, &summary, &ready, receiver))
+            .spawn({
+                let inbox = inbox.clone();
+                move || worker::run(&settings, &summary, &ready, &inbox)
+            })
             .map_err(|error| {
                 Error::new(ErrorKind::Unavailable, "llama.open", "no thread can be started").caused_by(error)
             })?;
@@ -84,13 +89,12 @@ impl Llama {
             vocabulary: usize::try_from(opened.model.n_vocab()).unwrap_or(0),
             embedding_length: usize::try_from(opened.model.n_embd_out()).unwrap_or(0),
         };
-        Ok(Self(Arc::new(Inner { info, jobs: Some(jobs), thread: Some(thread), model: opened.model })))
+        Ok(Self(Arc::new(Inner { info, inbox, sequences, thread: Some(thread), model: opened.model })))
     }
 
     /// Hands a job to the worker.
     fn send(&self, operation: &'static str, job: Job) -> Result<()> {
-        let jobs = self.0.jobs.as_ref().ok_or_else(|| gone(operation))?;
-        jobs.send(job).map_err(|_| gone(operation))
+        self.0.inbox.send(job).map_err(|_| gone(operation))
     }
 
     /// The symbols of a prompt that is not empty and leaves room for an answer.
@@ -120,7 +124,8 @@ impl Inference for Llama {
             generate: true,
             chat: self.0.model.chat_template(None).is_ok(),
             embed: true,
-            sequences: SEQUENCES,
+            grammar: true,
+            sequences: self.0.sequences,
         }
     }
 
@@ -146,22 +151,24 @@ impl Inference for Llama {
     async fn generate(&self, cx: &Context, request: Generate) -> Result<Generation> {
         let operation = "llama.generate";
         cx.check(operation)?;
-        let Generate { prompt, max_tokens, sampling, stop } = request;
+        let Generate { prompt, max_tokens, sampling, stop, grammar, begun } = request;
         sampling.check()?;
         if stop.iter().any(String::is_empty) {
             return Err(Error::new(ErrorKind::InvalidInput, operation, "a stop text is empty")
                 .advise("leave it out: an empty text is everywhere"));
         }
-        let prompt = self.prompt(operation, &prompt)?;
-        if max_tokens == 0 {
-            let usage = Usage { prompt_tokens: prompt.len(), ..Usage::default() };
+        let mut prompt = self.prompt(operation, &prompt)?;
+        let limit = max_tokens.min(self.0.info.context_length - prompt.len());
+        if begun.len() >= limit {
+            let usage =
+                Usage { prompt_tokens: prompt.len(), completion_tokens: begun.len().min(limit), ..Usage::default() };
             let end = Chunk::End { reason: StopReason::MaxTokens, usage };
             return Ok(Generation::new(stream::iter([Ok(end)])));
         }
-        let limit = max_tokens.min(self.0.info.context_length - prompt.len());
+        prompt.extend(prompt::check(&self.0.model, operation, &begun)?);
         let (sender, receiver) = chunks::unbounded();
-        let task = Task::Generate { limit, sampling, stop, chunks: sender };
-        self.send(operation, Job { cx: cx.clone(), prompt, task })?;
+        let answer = Answer { limit, begun: begun.len(), sampling, stop, grammar, chunks: sender };
+        self.send(operation, Job { cx: cx.clone(), prompt, task: Task::Generate(answer) })?;
         Ok(Generation::new(until_end(receiver)))
     }
 
@@ -206,8 +213,7 @@ fn gone(operation: &'static str) -> Error {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // The worker ends when its channel closes.
-        self.jobs = None;
+        self.inbox.close();
         if let Some(thread) = self.thread.take()
             && thread.thread().id() != std::thread::current().id()
         {

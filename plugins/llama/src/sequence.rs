@@ -3,22 +3,32 @@
 use std::time::{Duration, Instant};
 
 use futures_channel::{mpsc::UnboundedSender, oneshot};
-use llama_cpp_2::{
-    context::LlamaContext, llama_batch::LlamaBatch, model::LlamaModel, sampling::LlamaSampler, token::LlamaToken,
-};
+use llama_cpp_2::{model::LlamaModel, sampling::LlamaSampler, token::LlamaToken};
 use selvedge_core::{
     Context, Error, ErrorKind, Result,
-    inference::{Candidate, Chunk, Sampling, StopReason, Usage},
+    inference::{Candidate, Chunk, Grammar, Sampling, StopReason, Usage},
     scheduler::SequenceView,
 };
 
-use crate::{logits, text::TextStream};
+use crate::{grammar, logits, sampling, sys::Batch, text::TextStream};
 
 /// What a request wants, and where the answer goes.
 pub(crate) enum Task {
-    Generate { limit: usize, sampling: Sampling, stop: Vec<String>, chunks: UnboundedSender<Result<Chunk>> },
+    Generate(Answer),
     Predict { top: usize, reply: oneshot::Sender<Result<Vec<Candidate>>> },
     Embed { reply: oneshot::Sender<Result<Vec<f32>>> },
+}
+
+/// An answer that is wanted.
+pub(crate) struct Answer {
+    /// The most symbols it has, with what was begun of it.
+    pub(crate) limit: usize,
+    /// What was begun of it: the last symbols of the job's prompt.
+    pub(crate) begun: usize,
+    pub(crate) sampling: Sampling,
+    pub(crate) stop: Vec<String>,
+    pub(crate) grammar: Option<Grammar>,
+    pub(crate) chunks: UnboundedSender<Result<Chunk>>,
 }
 
 /// A request on its way to the worker. Its prompt has at least one symbol and fits the context.
@@ -32,7 +42,7 @@ impl Job {
     /// Why it should not go on.
     pub(crate) fn stopped(&self) -> Option<Error> {
         let (operation, abandoned) = match &self.task {
-            Task::Generate { chunks, .. } => ("llama.generate", chunks.is_closed()),
+            Task::Generate(answer) => ("llama.generate", answer.chunks.is_closed()),
             Task::Predict { reply, .. } => ("llama.predict", reply.is_canceled()),
             Task::Embed { reply } => ("llama.embed", reply.is_canceled()),
         };
@@ -42,102 +52,141 @@ impl Job {
     /// Ends it with an error. Whether somebody still listens does not matter.
     pub(crate) fn fail(self, error: Error) {
         match self.task {
-            Task::Generate { chunks, .. } => drop(chunks.unbounded_send(Err(error))),
+            Task::Generate(answer) => drop(answer.chunks.unbounded_send(Err(error))),
             Task::Predict { reply, .. } => drop(reply.send(Err(error))),
             Task::Embed { reply } => drop(reply.send(Err(error))),
         }
     }
 }
 
-/// A request that has a place in the context.
+/// Where what a sequence has read is kept.
+#[derive(Debug)]
+pub(crate) enum Cache {
+    /// Nowhere yet.
+    None,
+    /// In a slot of the context.
+    Slot(usize),
+    /// Out of the context, because its slot was needed: what the slot held.
+    Parked(Vec<u8>),
+}
+
+/// A request that is live.
 pub(crate) struct Sequence {
     pub(crate) id: u64,
-    /// Its place in llama.cpp's context.
-    pub(crate) slot: i32,
     pub(crate) job: Job,
-    /// Symbols in the context so far.
-    fed: usize,
-    /// The symbol that was chosen last and is fed next.
-    next: Option<LlamaToken>,
-    sampler: Option<LlamaSampler>,
+    pub(crate) cache: Cache,
+    /// The prompt, and what was added to it.
+    pub(crate) tokens: Vec<LlamaToken>,
+    /// How many of them the cache has.
+    pub(crate) fed: usize,
+    /// Of the prompt, what was in the cache of the slot it got.
+    pub(crate) cached: usize,
+    /// When it advanced last, or came.
+    pub(crate) advanced: Instant,
+    grammar: Option<LlamaSampler>,
     text: TextStream,
     started: Instant,
-    prefill: Duration,
+    prefill: Option<Duration>,
     completed: usize,
 }
 
 impl Sequence {
-    pub(crate) fn new(id: u64, slot: i32, mut job: Job) -> Self {
-        let (sampler, stop) = match &mut job.task {
-            Task::Generate { sampling, stop, .. } => (logits::sampler(sampling), std::mem::take(stop)),
-            Task::Predict { .. } | Task::Embed { .. } => (None, Vec::new()),
-        };
-        Self {
+    pub(crate) fn new(id: u64, model: &LlamaModel, mut job: Job) -> Result<Self, (Job, Error)> {
+        let (mut stop, mut grammar, mut begun) = (Vec::new(), None, 0);
+        if let Task::Generate(answer) = &mut job.task {
+            stop = std::mem::take(&mut answer.stop);
+            begun = answer.begun;
+            if let Some(wanted) = answer.grammar.take() {
+                match grammar::sampler(model, &wanted, &job.prompt[job.prompt.len() - begun..]) {
+                    Ok(sampler) => grammar = Some(sampler),
+                    Err(error) => return Err((job, error)),
+                }
+            }
+        }
+        let mut text = TextStream::new(stop);
+        for token in &job.prompt[job.prompt.len() - begun..] {
+            // What it completes was shown by the run that began the answer.
+            text.push(&model.vocab().token_to_piece(*token, false, None));
+        }
+        let now = Instant::now();
+        Ok(Self {
             id,
-            slot,
+            tokens: job.prompt.clone(),
             job,
+            cache: Cache::None,
             fed: 0,
-            next: None,
-            sampler,
-            text: TextStream::new(stop),
-            started: Instant::now(),
-            prefill: Duration::ZERO,
-            completed: 0,
+            cached: 0,
+            advanced: now,
+            grammar,
+            text,
+            started: now,
+            prefill: None,
+            completed: begun,
+        })
+    }
+
+    /// Its place in the context, if it has one.
+    pub(crate) fn slot(&self) -> Option<usize> {
+        match self.cache {
+            Cache::Slot(slot) => Some(slot),
+            Cache::None | Cache::Parked(_) => None,
         }
     }
 
     /// What a Scheduler sees of it.
-    pub(crate) fn view(&self) -> SequenceView {
+    pub(crate) fn view(&self, now: Instant) -> SequenceView {
+        let left = self.tokens.len() - self.fed;
         SequenceView {
             id: self.id,
             class: self.job.cx.class(),
-            prompt_left: self.job.prompt.len().saturating_sub(self.fed),
+            prompt_left: if self.prefill.is_some() && left == 1 { 0 } else { left },
+            cached: self.fed,
+            resident: self.slot().is_some(),
+            idle: now.saturating_duration_since(self.advanced),
+            draft: None,
         }
     }
 
-    /// Adds its next symbols, at most so many, to the batch. Returns the row whose output chooses a symbol, if there is one.
-    pub(crate) fn feed(&mut self, batch: &mut LlamaBatch<'_>, most: usize) -> Result<Option<i32>> {
-        let left = &self.job.prompt[self.fed.min(self.job.prompt.len())..];
-        let tokens = match &self.next {
-            Some(next) => std::slice::from_ref(next),
-            None => &left[..left.len().min(most)],
-        };
-        let whole = self.next.is_some() || tokens.len() == left.len();
-        for (index, token) in tokens.iter().enumerate() {
-            let position = i32::try_from(self.fed + index).map_err(|_| internal("a position is too large"))?;
-            let output = whole && index + 1 == tokens.len();
-            batch.add(*token, position, &[self.slot], output).map_err(|error| internal(error.to_string()))?;
+    /// Adds its next tokens, at most so many, to the batch. Returns how many, and the row whose output chooses a symbol, if
+    /// there is one.
+    pub(crate) fn feed(&self, slot: usize, batch: &mut Batch, most: usize) -> (usize, Option<usize>) {
+        let end = self.tokens.len().min(self.fed.saturating_add(most));
+        for (index, token) in self.tokens[self.fed..end].iter().enumerate() {
+            let position = self.fed + index;
+            batch.add(*token, position, slot, position + 1 == self.tokens.len());
         }
-        self.fed += tokens.len();
-        Ok(whole.then(|| batch.n_tokens() - 1))
+        (end - self.fed, (end == self.tokens.len()).then(|| batch.len() - 1))
     }
 
     /// Takes the output of a row: answers, or chooses the next symbol. Returns whether it is done.
-    pub(crate) fn take(&mut self, model: &LlamaModel, context: &LlamaContext<'_>, row: i32) -> Result<bool> {
-        let output = context.get_logits_ith(row);
-        let token = match (&mut self.job.task, &mut self.sampler) {
-            (Task::Predict { top, reply }, _) => {
+    pub(crate) fn take(&mut self, model: &LlamaModel, output: &[f32]) -> Result<bool> {
+        let token = match &mut self.job.task {
+            Task::Predict { top, reply } => {
                 let answer = logits::candidates(output, *top);
                 // The task keeps a channel that nobody holds the other end of.
                 drop(std::mem::replace(reply, oneshot::channel().0).send(answer));
                 return Ok(true);
             }
-            (_, None) => logits::likeliest(output)?,
-            (_, Some(sampler)) => {
-                logits::likeliest(output)?;
-                sampler.sample(context, row)
+            Task::Generate(answer) => {
+                sampling::choose(output, &answer.sampling, self.completed, self.grammar.as_mut())?
             }
+            Task::Embed { .. } => return Ok(true),
         };
-        if self.next.is_none() {
-            self.prefill = self.started.elapsed();
+        self.prefill.get_or_insert_with(|| self.started.elapsed());
+        if let Some(grammar) = &mut self.grammar
+            && !model.vocab().is_eog(token)
+        {
+            grammar
+                .try_accept(token)
+                .map_err(|error| internal("the grammar refuses what it allowed").caused_by(error))?;
         }
-        self.next = Some(token);
+        self.tokens.push(token);
         Ok(self.stream(model, token))
     }
 
     /// Sends what a symbol completes. Returns whether it was the last.
     fn stream(&mut self, model: &LlamaModel, token: LlamaToken) -> bool {
-        let Task::Generate { limit, chunks, .. } = &self.job.task else {
+        let Task::Generate(Answer { limit, chunks, .. }) = &self.job.task else {
             return true;
         };
         let vocab = model.vocab();
@@ -163,14 +212,25 @@ impl Sequence {
         let Some(reason) = reason else {
             return false;
         };
+        let prefill = self.prefill.unwrap_or_default();
         let usage = Usage {
-            prompt_tokens: self.job.prompt.len(),
+            prompt_tokens: self.prompt_tokens(),
+            cached_tokens: self.cached.min(self.prompt_tokens()),
             completion_tokens: self.completed,
-            prefill: self.prefill,
-            decode: self.started.elapsed().saturating_sub(self.prefill),
+            prefill,
+            decode: self.started.elapsed().saturating_sub(prefill),
         };
         drop(chunks.unbounded_send(Ok(Chunk::End { reason, usage })));
         true
+    }
+
+    /// Tokens of the prompt, without what was begun of the answer.
+    fn prompt_tokens(&self) -> usize {
+        let begun = match &self.job.task {
+            Task::Generate(answer) => answer.begun,
+            Task::Predict { .. } | Task::Embed { .. } => 0,
+        };
+        self.job.prompt.len() - begun
     }
 }
 

@@ -1,44 +1,33 @@
 //! The thread that owns llama.cpp's context: plan, batch, decode, sample, stream.
 
 use std::{
-    collections::VecDeque,
-    num::NonZeroU32,
-    sync::{
-        Arc,
-        mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError},
-    },
-    time::Duration,
+    rc::Rc,
+    sync::{Arc, mpsc::SyncSender},
+    time::{Duration, Instant},
 };
 
-use llama_cpp_2::{
-    context::{
-        LlamaContext,
-        params::{LlamaContextParams, LlamaPoolingType},
-    },
-    llama_backend::LlamaBackend,
-    llama_batch::LlamaBatch,
-    model::{LlamaModel, params::LlamaModelParams},
-};
+use llama_cpp_2::model::{LlamaModel, params::LlamaModelParams};
 use selvedge_core::{
     Error, ErrorKind, Result, Scheduler,
-    scheduler::{Plan, Step},
+    scheduler::{Pass, Plan, Step},
 };
 
 use crate::{
     backend::backend,
     builder::Settings,
+    embedder::Embedder,
     gguf::Summary,
-    sequence::{Job, Sequence, Task, internal},
+    inbox::Inbox,
+    sequence::{Cache, Job, Sequence, Task, internal},
+    slots::Slots,
+    sys::{self, Batch, Context, Decoded, Pooling, ThreadPool},
 };
-
-/// The most sequences that run at once.
-pub(crate) const SEQUENCES: usize = 1;
 
 /// How long to wait before a Scheduler that let nothing advance is asked again.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// The most symbols of a text that are embedded in one pass: llama.cpp keeps an output row for each.
-const EMBED_BATCH: usize = 256;
+/// While nothing is live, the worker sleeps so long at a time.
+const IDLE: Duration = Duration::from_secs(3600);
 
 /// What the worker tells whoever opened the model.
 pub(crate) struct Opened {
@@ -46,25 +35,23 @@ pub(crate) struct Opened {
     pub(crate) context_length: usize,
 }
 
-/// Opens the model, says how that went, and serves jobs until their channel closes.
-pub(crate) fn run(settings: &Settings, summary: &Summary, ready: &SyncSender<Result<Opened>>, jobs: Receiver<Job>) {
-    let opened = load(settings, summary);
-    let (backend, model, context_length) = match opened {
-        Ok(opened) => opened,
-        Err(error) => return drop(ready.send(Err(error))),
-    };
-    match Worker::new(settings, backend, &model, context_length, jobs) {
-        Ok(worker) => {
-            if ready.send(Ok(Opened { model: model.clone(), context_length })).is_ok() {
-                worker.serve();
-            }
+/// Opens the model, says how that went, and serves jobs until the inbox is closed.
+pub(crate) fn run(settings: &Settings, summary: &Summary, ready: &SyncSender<Result<Opened>>, inbox: &Inbox) {
+    let served = load(settings, summary).and_then(|(model, context_length)| {
+        let worker = Worker::new(settings, &model, context_length, inbox)?;
+        if ready.send(Ok(Opened { model: model.clone(), context_length })).is_ok() {
+            worker.serve();
         }
-        Err(error) => drop(ready.send(Err(error))),
+        Ok(())
+    });
+    if let Err(error) = served {
+        drop(ready.send(Err(error)));
     }
+    inbox.gone().into_iter().for_each(|job| job.fail(closed()));
 }
 
 /// The model's weights, mapped, and the length of its context.
-fn load(settings: &Settings, summary: &Summary) -> Result<(&'static LlamaBackend, Arc<LlamaModel>, usize)> {
+fn load(settings: &Settings, summary: &Summary) -> Result<(Arc<LlamaModel>, usize)> {
     let backend = backend()?;
     let model = LlamaModel::load_from_file(backend, &settings.path, &LlamaModelParams::default()).map_err(|error| {
         Error::new(ErrorKind::Unsupported, "llama.open", "llama.cpp cannot read this model")
@@ -81,256 +68,267 @@ fn load(settings: &Settings, summary: &Summary) -> Result<(&'static LlamaBackend
             .with("trained", trained)
             .advise(format!("use 1 to {trained}")));
     }
-    Ok((backend, Arc::new(model), context_length))
+    Ok((Arc::new(model), context_length))
 }
 
 struct Worker<'m> {
     settings: &'m Settings,
-    backend: &'static LlamaBackend,
     model: &'m LlamaModel,
-    context_length: usize,
-    context: LlamaContext<'m>,
-    /// A second context, made when the first text is embedded.
-    embedder: Option<LlamaContext<'m>>,
-    batch: LlamaBatch<'static>,
-    jobs: Receiver<Job>,
-    waiting: VecDeque<Job>,
-    active: Vec<Sequence>,
+    inbox: &'m Inbox,
+    context: Context<'m>,
+    embedder: Embedder<'m>,
+    batch: Batch,
+    slots: Slots,
+    live: Vec<Sequence>,
     last_id: u64,
+    /// The pass before, if there was one and it was done.
+    last: Option<Pass>,
+}
+
+/// A sequence's share of a pass.
+struct Share {
+    /// Its place among the live ones.
+    index: usize,
+    slot: usize,
+    tokens: usize,
 }
 
 impl<'m> Worker<'m> {
-    fn new(
-        settings: &'m Settings,
-        backend: &'static LlamaBackend,
-        model: &'m LlamaModel,
-        context_length: usize,
-        jobs: Receiver<Job>,
-    ) -> Result<Self> {
-        let batch = settings.batch.min(context_length);
-        let params = context_params(settings, context_length, batch)?;
+    fn new(settings: &'m Settings, model: &'m LlamaModel, context_length: usize, inbox: &'m Inbox) -> Result<Self> {
+        let pool = Rc::new(ThreadPool::new(settings.threads, &settings.cores)?);
+        let wanted = sys::Settings {
+            context_length,
+            slots: settings.sequences,
+            // A pass takes a token of each sequence at the least.
+            batch: settings.batch.min(context_length).max(settings.sequences),
+            threads: settings.threads,
+            pooling: Pooling::Logits,
+        };
         Ok(Self {
             settings,
-            backend,
             model,
-            context_length,
-            context: context(backend, model, params)?,
-            embedder: None,
-            batch: LlamaBatch::new(batch, 1),
-            jobs,
-            waiting: VecDeque::new(),
-            active: Vec::with_capacity(SEQUENCES),
+            inbox,
+            context: Context::new(model, wanted, &pool, &inbox.cut)?,
+            embedder: Embedder::new(model, wanted, pool),
+            batch: Batch::default(),
+            slots: Slots::new(settings.sequences),
+            live: Vec::new(),
             last_id: 0,
+            last: None,
         })
     }
 
     fn serve(mut self) {
-        while self.receive() {
+        let mut wait = Some(IDLE);
+        while let Some(jobs) = self.inbox.take(wait) {
+            jobs.into_iter().for_each(|job| self.welcome(job));
             self.drop_stopped();
-            self.start_waiting();
-            if !self.active.is_empty() {
-                self.step();
-            }
+            let urgent = self.live.iter().map(|sequence| sequence.job.cx.class()).min();
+            let embedded = self.embedder.step(urgent);
+            let advanced = !self.live.is_empty() && self.step();
+            wait = match (self.live.is_empty() && self.embedder.is_idle(), embedded || advanced) {
+                (true, _) => Some(IDLE),
+                (false, true) => None,
+                (false, false) => Some(PAUSE),
+            };
         }
-        for job in self.waiting.into_iter().chain(self.active.into_iter().map(|sequence| sequence.job)) {
-            job.fail(
-                Error::new(ErrorKind::Cancelled, "llama.close", "the model was closed")
-                    .advise("keep the model until its answers have ended"),
-            );
-        }
+        self.live.into_iter().for_each(|sequence| sequence.job.fail(closed()));
+        self.embedder.close(closed);
     }
 
-    /// Takes in new jobs, and waits for one when there is nothing to do. False when the model is being closed.
-    fn receive(&mut self) -> bool {
-        if self.active.is_empty() && self.waiting.is_empty() {
-            match self.jobs.recv() {
-                Ok(job) => self.waiting.push_back(job),
-                Err(_) => return false,
-            }
+    fn welcome(&mut self, job: Job) {
+        if let Task::Embed { .. } = job.task {
+            return self.embedder.add(job);
         }
-        loop {
-            match self.jobs.try_recv() {
-                Ok(job) => self.waiting.push_back(job),
-                Err(TryRecvError::Empty) => return true,
-                Err(TryRecvError::Disconnected) => return false,
-            }
+        self.last_id += 1;
+        match Sequence::new(self.last_id, self.model, job) {
+            Ok(sequence) => self.live.push(sequence),
+            Err((job, error)) => job.fail(error),
         }
     }
 
     /// Ends what was cancelled, is late, or has no listener any more.
     fn drop_stopped(&mut self) {
-        for index in (0..self.waiting.len()).rev() {
-            if let Some(error) = self.waiting[index].stopped()
-                && let Some(job) = self.waiting.remove(index)
-            {
-                job.fail(error);
-            }
-        }
-        for index in (0..self.active.len()).rev() {
-            if let Some(error) = self.active[index].job.stopped() {
+        self.embedder.drop_stopped();
+        for index in (0..self.live.len()).rev() {
+            if let Some(error) = self.live[index].job.stopped() {
                 self.retire(index).job.fail(error);
             }
         }
     }
 
-    /// Gives free places to waiting jobs, in order.
-    fn start_waiting(&mut self) {
-        while self.active.len() < SEQUENCES
-            && let Some(job) = self.waiting.pop_front()
-        {
-            if let Task::Embed { .. } = job.task {
-                self.embed(job);
-                continue;
-            }
-            let taken = |slot: &i32| self.active.iter().any(|sequence| sequence.slot == *slot);
-            let slot = (0..).find(|slot| !taken(slot)).unwrap_or(0);
-            self.last_id += 1;
-            self.active.push(Sequence::new(self.last_id, slot, job));
-        }
-    }
-
-    /// One forward pass.
-    fn step(&mut self) {
+    /// One forward pass. False when nothing advanced.
+    fn step(&mut self) -> bool {
+        let now = Instant::now();
         let step = Step {
-            sequences: self.active.iter().map(Sequence::view).collect(),
-            batch: self.context.n_batch() as usize,
+            sequences: self.live.iter().map(|sequence| sequence.view(now)).collect(),
+            batch: self.context.batch(),
             threads: self.settings.threads,
+            slots: self.slots.count(),
+            last: self.last.take(),
         };
         let plan = match &self.settings.scheduler {
             Some(scheduler) => scheduler.plan(&step),
             None => Plan::in_order(&step),
         };
+        let shares = self.seat(&plan, step.batch);
+        if shares.is_empty() {
+            return false;
+        }
         self.batch.clear();
-        let mut rows = Vec::with_capacity(self.active.len());
-        let mut left = step.batch;
-        for advance in &plan.advance {
-            let Some(index) = self.active.iter().position(|sequence| sequence.id == advance.id) else { continue };
-            let most = advance.tokens.min(left);
-            if most == 0 || rows.iter().any(|(planned, _)| *planned == index) {
-                continue;
+        let mut pass = Pass { threads: plan.threads.clamp(1, self.settings.threads), ..Pass::default() };
+        let mut outputs = Vec::with_capacity(shares.len());
+        for share in &shares {
+            let sequence = &self.live[share.index];
+            let decodes = step.sequences[share.index].prompt_left == 0;
+            let (fed, output) = sequence.feed(share.slot, &mut self.batch, share.tokens);
+            pass.cached += sequence.fed;
+            *if decodes { &mut pass.decode } else { &mut pass.prefill } += fed;
+            outputs.push((share.index, fed, output));
+        }
+        let urgent = shares.iter().map(|share| self.live[share.index].job.cx.class()).min();
+        if !self.inbox.begin(urgent.filter(|_| plan.interruptible)) {
+            // Something more urgent has come already: plan again, with it.
+            return true;
+        }
+        self.context.set_threads(pass.threads);
+        let started = Instant::now();
+        let decoded = self.context.decode(&mut self.batch);
+        self.inbox.end();
+        pass.took = started.elapsed();
+        match decoded {
+            Ok(Decoded::Done) => {}
+            Ok(Decoded::CutShort) => {
+                self.undo(&shares);
+                return true;
             }
-            let before = self.batch.n_tokens();
-            match self.active[index].feed(&mut self.batch, most) {
-                Ok(row) => rows.push((index, row)),
-                Err(error) => return self.fail_all(&error),
+            Err(error) => {
+                self.fail_all(&error);
+                return true;
             }
-            left -= usize::try_from(self.batch.n_tokens() - before).unwrap_or(left);
         }
-        if rows.is_empty() {
-            return self.pause();
-        }
-        if let Err(error) = self.context.decode(&mut self.batch) {
-            return self.fail_all(&internal("llama.cpp's forward pass failed").with("reason", error));
-        }
+        self.last = Some(pass);
         // From the back, so that the numbers of those before stay right when one is done.
-        rows.sort_unstable_by_key(|(index, _)| std::cmp::Reverse(*index));
-        for (index, row) in rows {
-            let Some(row) = row else { continue };
-            match self.active[index].take(self.model, &self.context, row) {
+        outputs.sort_unstable_by_key(|(index, ..)| std::cmp::Reverse(*index));
+        for (index, fed, output) in outputs {
+            let sequence = &mut self.live[index];
+            sequence.fed += fed;
+            sequence.advanced = now;
+            let Some(row) = output else { continue };
+            let taken = match self.context.logits(row) {
+                Ok(logits) => sequence.take(self.model, logits),
+                Err(error) => Err(error),
+            };
+            match taken {
                 Ok(false) => {}
                 Ok(true) => drop(self.retire(index)),
                 Err(error) => self.retire(index).job.fail(error),
             }
         }
+        true
     }
 
-    /// Waits a moment, or until a job comes.
-    fn pause(&mut self) {
-        match self.jobs.recv_timeout(PAUSE) {
-            Ok(job) => self.waiting.push_back(job),
-            // Whether the model is being closed is looked at before the next step.
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+    /// The shares of the sequences that advance, each in a slot, by slot: llama.cpp computes neighbours together.
+    fn seat(&mut self, plan: &Plan, batch: usize) -> Vec<Share> {
+        let mut left = batch;
+        let mut advance = Vec::with_capacity(plan.advance.len());
+        for planned in &plan.advance {
+            let Some(index) = self.live.iter().position(|sequence| sequence.id == planned.id) else { continue };
+            let tokens = planned.tokens.min(left);
+            if tokens > 0 && advance.iter().all(|(other, _)| *other != index) {
+                left -= tokens;
+                advance.push((index, tokens));
+            }
+        }
+        let staying: Vec<_> = advance.iter().map(|(index, _)| *index).collect();
+        let mut shares = Vec::with_capacity(advance.len());
+        for (index, tokens) in advance {
+            if let Some(slot) = self.slot(index, &staying) {
+                shares.push(Share { index, slot, tokens });
+            }
+        }
+        shares.sort_unstable_by_key(|share| share.slot);
+        shares
+    }
+
+    /// The slot of a sequence: its own, a free one, or that of the least urgent sequence that does not advance in this pass.
+    fn slot(&mut self, index: usize, staying: &[usize]) -> Option<usize> {
+        if let Some(slot) = self.live[index].slot() {
+            return Some(slot);
+        }
+        let taken = match self.slots.take(&self.live[index].tokens) {
+            Some(taken) => taken,
+            None => {
+                let away = |other: &usize| !staying.contains(other) && self.live[*other].slot().is_some();
+                let rank = |other: &usize| (self.live[*other].job.cx.class(), self.live[*other].advanced);
+                let victim = (0..self.live.len()).filter(away).max_by_key(rank)?;
+                self.park(victim);
+                self.slots.take(&self.live[index].tokens)?
+            }
+        };
+        let sequence = &mut self.live[index];
+        match std::mem::replace(&mut sequence.cache, Cache::Slot(taken.slot)) {
+            Cache::Parked(state) => {
+                self.context.forget(taken.slot, 0);
+                if !self.context.restore(taken.slot, &state) {
+                    // Nothing is lost but time: the tokens are read again.
+                    sequence.fed = 0;
+                }
+            }
+            Cache::None | Cache::Slot(_) => {
+                let kept = self.context.forget(taken.slot, taken.cached);
+                if !kept {
+                    self.context.forget(taken.slot, 0);
+                }
+                sequence.fed = if kept { taken.cached } else { 0 };
+                sequence.cached = sequence.fed;
+            }
+        }
+        Some(taken.slot)
+    }
+
+    /// Takes a sequence's cache out of its slot.
+    fn park(&mut self, index: usize) {
+        let Some(slot) = self.live[index].slot() else { return };
+        let state = self.context.save(slot);
+        let sequence = &mut self.live[index];
+        // The copy stays in the slot too, for whoever comes with the same beginning.
+        self.slots.give_back(slot, sequence.tokens[..sequence.fed].to_vec());
+        sequence.cache = Cache::Parked(state);
+        tracing::debug!(sequence = sequence.id, tokens = sequence.fed, "parked");
+    }
+
+    /// Takes back what a pass that was cut short has put into the caches.
+    fn undo(&mut self, shares: &[Share]) {
+        for share in shares {
+            let sequence = &mut self.live[share.index];
+            if !self.context.forget(share.slot, sequence.fed) {
+                self.context.forget(share.slot, 0);
+                sequence.fed = 0;
+            }
         }
     }
 
-    /// Takes a sequence out and frees its place.
+    /// Takes a sequence out and frees its slot.
     fn retire(&mut self, index: usize) -> Sequence {
-        let sequence = self.active.remove(index);
-        // Removing a whole sequence cannot fail; a part of one could.
-        let _ = self.context.clear_kv_cache_seq(u32::try_from(sequence.slot).ok(), None, None);
+        let sequence = self.live.remove(index);
+        if let Some(slot) = sequence.slot() {
+            self.slots.give_back(slot, sequence.tokens[..sequence.fed].to_vec());
+        }
         sequence
     }
 
-    /// Ends all that runs: after a failed pass the context is in no known state.
+    /// Ends all that is live: after a failed pass the context is in no known state.
     fn fail_all(&mut self, error: &Error) {
-        while !self.active.is_empty() {
-            let sequence = self.retire(0);
+        for sequence in self.live.drain(..) {
             sequence.job.fail(internal(error.to_string()));
         }
-        self.context.clear_kv_cache();
-    }
-
-    /// The mean of a text's symbols, as a vector of length 1.
-    fn embed(&mut self, mut job: Job) {
-        let vector = self.embedding(&job);
-        match (&mut job.task, vector) {
-            (Task::Embed { reply }, Ok(vector)) => {
-                drop(std::mem::replace(reply, futures_channel::oneshot::channel().0).send(Ok(vector)));
-            }
-            (_, Err(error)) => job.fail(error),
-            (_, Ok(_)) => {}
-        }
-    }
-
-    fn embedding(&mut self, job: &Job) -> Result<Vec<f32>> {
-        let size = EMBED_BATCH.min(self.context.n_batch() as usize);
-        let embedder = match &mut self.embedder {
-            Some(embedder) => embedder,
-            none => {
-                let params = context_params(self.settings, self.context_length, size)?
-                    .with_embeddings(true)
-                    .with_pooling_type(LlamaPoolingType::Mean);
-                none.insert(context(self.backend, self.model, params)?)
-            }
-        };
-        embedder.clear_kv_cache();
-        let mut sum = vec![0.0_f32; usize::try_from(self.model.n_embd_out()).unwrap_or(0)];
-        let mut position = 0;
-        for piece in job.prompt.chunks(size) {
-            if let Some(error) = job.stopped() {
-                return Err(error);
-            }
-            self.batch.clear();
-            for token in piece {
-                self.batch.add(*token, position, &[0], true).map_err(|error| internal(error.to_string()))?;
-                position += 1;
-            }
-            embedder
-                .decode(&mut self.batch)
-                .map_err(|error| internal("llama.cpp's forward pass failed").with("reason", error))?;
-            // llama.cpp takes the mean of one pass; that of the text is the mean of those, by their lengths.
-            let mean = embedder.embeddings_seq_ith(0).map_err(|error| internal(error.to_string()))?;
-            for (sum, value) in sum.iter_mut().zip(mean) {
-                *sum += value * piece.len() as f32;
-            }
-        }
-        let length = sum.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>().sqrt() as f32;
-        if !length.is_normal() {
-            return Err(Error::new(ErrorKind::Damaged, "llama.embed", "the model's output is not a number")
-                .advise("check the file's digest: its weights may be broken"));
-        }
-        Ok(sum.into_iter().map(|value| value / length).collect())
+        self.context.forget_all();
+        self.slots = Slots::new(self.slots.count());
     }
 }
 
-fn context_params(settings: &Settings, context_length: usize, batch: usize) -> Result<LlamaContextParams> {
-    let small = |value: usize| u32::try_from(value).map_err(|_| internal("a setting is too large"));
-    let threads = i32::try_from(settings.threads).map_err(|_| internal("a setting is too large"))?;
-    Ok(LlamaContextParams::default()
-        .with_n_ctx(NonZeroU32::new(small(context_length)?))
-        .with_n_batch(small(batch)?)
-        .with_n_ubatch(small(batch)?)
-        .with_n_seq_max(SEQUENCES as u32)
-        .with_n_threads(threads)
-        .with_n_threads_batch(threads)
-        .with_no_perf(true))
-}
-
-fn context<'m>(backend: &LlamaBackend, model: &'m LlamaModel, params: LlamaContextParams) -> Result<LlamaContext<'m>> {
-    model.new_context(backend, params).map_err(|error| {
-        Error::new(ErrorKind::Unavailable, "llama.open", "llama.cpp cannot make a context for this model")
-            .caused_by(error)
-            .advise("open it with a shorter context, or free memory; llama.cpp's log says more")
-            .retry(false)
-    })
+fn closed() -> Error {
+    Error::new(ErrorKind::Cancelled, "llama.close", "the model was closed")
+        .advise("keep the model until its answers have ended")
 }

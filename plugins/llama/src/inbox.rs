@@ -1,0 +1,97 @@
+//! The way from callers to the worker: jobs, and the wish that a pass be cut short for one.
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use selvedge_core::scheduler::Class;
+
+use crate::sequence::Job;
+
+/// Jobs that wait for the worker to take them.
+#[derive(Default)]
+pub(crate) struct Inbox {
+    state: Mutex<State>,
+    changed: Condvar,
+    /// Raised while a pass runs that is to end early.
+    pub(crate) cut: Arc<AtomicBool>,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    /// Nobody can send any more.
+    closed: bool,
+    /// The worker has ended.
+    gone: bool,
+    /// The most urgent class in the pass under way, if that may be cut short.
+    interruptible: Option<Class>,
+}
+
+impl Inbox {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands in a job. It comes back when the worker has ended.
+    pub(crate) fn send(&self, job: Job) -> Result<(), Job> {
+        let mut state = self.state();
+        if state.gone {
+            return Err(job);
+        }
+        if state.interruptible.is_some_and(|running| job.cx.class() < running) {
+            self.cut.store(true, Ordering::Relaxed);
+        }
+        state.jobs.push_back(job);
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// Ends the worker, and the pass under way.
+    pub(crate) fn close(&self) {
+        self.state().closed = true;
+        self.cut.store(true, Ordering::Relaxed);
+        self.changed.notify_one();
+    }
+
+    /// What has come. Waits for something to come, if `wait` says how long at the most. `None` once it is closed.
+    pub(crate) fn take(&self, wait: Option<Duration>) -> Option<VecDeque<Job>> {
+        let mut state = self.state();
+        if let Some(wait) = wait {
+            let nothing = |state: &mut State| state.jobs.is_empty() && !state.closed;
+            let waited = self.changed.wait_timeout_while(state, wait, nothing);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        (!state.closed).then(|| std::mem::take(&mut state.jobs))
+    }
+
+    /// A pass begins; `interruptible` when it may be cut short for what is more urgent than that. False when such a job has
+    /// come already.
+    pub(crate) fn begin(&self, interruptible: Option<Class>) -> bool {
+        let mut state = self.state();
+        let urgent = |class| state.jobs.iter().any(|job| job.cx.class() < class);
+        if state.closed || interruptible.is_some_and(urgent) {
+            return false;
+        }
+        state.interruptible = interruptible;
+        self.cut.store(false, Ordering::Relaxed);
+        true
+    }
+
+    /// The pass has ended.
+    pub(crate) fn end(&self) {
+        self.state().interruptible = None;
+    }
+
+    /// Nothing is taken any more. What is left comes back.
+    pub(crate) fn gone(&self) -> VecDeque<Job> {
+        let mut state = self.state();
+        state.gone = true;
+        std::mem::take(&mut state.jobs)
+    }
+}

@@ -1,0 +1,98 @@
+//! The places of a context: who holds which, and what lies in those that nobody holds.
+
+use llama_cpp_2::token::LlamaToken;
+
+/// A beginning shorter than this is not worth leaving the lowest free slot for.
+const WORTH: usize = 16;
+
+/// The slots of a context. What an answer leaves behind stays until its slot is needed, so that a prompt with the same
+/// beginning need not be read again.
+#[derive(Debug)]
+pub(crate) struct Slots(Vec<Slot>);
+
+#[derive(Debug, Default)]
+struct Slot {
+    held: bool,
+    /// What is in the cache while nobody holds the slot.
+    left: Vec<LlamaToken>,
+}
+
+/// A slot that was taken, with so many tokens of the prompt in its cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Taken {
+    pub(crate) slot: usize,
+    pub(crate) cached: usize,
+}
+
+impl Slots {
+    pub(crate) fn new(count: usize) -> Self {
+        Self((0..count).map(|_| Slot::default()).collect())
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Takes a free slot for tokens of which at least the last has to be fed: the one that has the most of them already, or
+    /// the lowest, so that the slots in use lie side by side. What else is in its cache is to be forgotten.
+    pub(crate) fn take(&mut self, tokens: &[LlamaToken]) -> Option<Taken> {
+        let most = tokens.len().saturating_sub(1);
+        let common = |slot: &Slot| slot.left.iter().zip(&tokens[..most]).take_while(|(a, b)| a == b).count();
+        let free = || self.0.iter().enumerate().filter(|(_, slot)| !slot.held);
+        let lowest = free().next()?;
+        // The last of equals is what `max_by_key` gives: the lowest is wanted.
+        let best = free().rev().max_by_key(|(_, slot)| common(slot))?;
+        let (index, slot) = if common(best.1) >= common(lowest.1) + WORTH { best } else { lowest };
+        let taken = Taken { slot: index, cached: common(slot) };
+        self.0[index] = Slot { held: true, left: Vec::new() };
+        Some(taken)
+    }
+
+    /// Gives a slot back with what is in its cache.
+    pub(crate) fn give_back(&mut self, slot: usize, left: Vec<LlamaToken>) {
+        if let Some(place) = self.0.get_mut(slot) {
+            *place = Slot { held: false, left };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tokens(range: std::ops::Range<i32>) -> Vec<LlamaToken> {
+        range.map(LlamaToken).collect()
+    }
+
+    #[test]
+    fn the_lowest_free_slot_is_taken_unless_another_has_much_of_the_prompt() {
+        let mut slots = Slots::new(3);
+        let prompt = tokens(0..100);
+        assert_eq!(slots.take(&prompt), Some(Taken { slot: 0, cached: 0 }));
+        assert_eq!(slots.take(&prompt), Some(Taken { slot: 1, cached: 0 }));
+        slots.give_back(1, tokens(0..60));
+        // Slot 2 is free too, and empty; slot 1 is both lower and better.
+        assert_eq!(slots.take(&prompt), Some(Taken { slot: 1, cached: 60 }));
+        slots.give_back(1, tokens(0..60));
+        slots.give_back(0, tokens(0..50));
+        assert_eq!(
+            slots.take(&prompt),
+            Some(Taken { slot: 0, cached: 50 }),
+            "ten tokens are not worth the higher slot"
+        );
+        assert_eq!(slots.take(&prompt), Some(Taken { slot: 1, cached: 60 }));
+        assert_eq!(slots.take(&prompt), Some(Taken { slot: 2, cached: 0 }));
+        assert_eq!(slots.take(&prompt), None);
+    }
+
+    #[test]
+    fn the_last_token_is_fed_again_for_its_output() {
+        let mut slots = Slots::new(1);
+        let prompt = tokens(0..40);
+        slots.take(&prompt);
+        slots.give_back(0, tokens(0..90));
+        assert_eq!(slots.take(&prompt), Some(Taken { slot: 0, cached: 39 }));
+        slots.give_back(0, tokens(5..9));
+        assert_eq!(slots.take(&prompt), Some(Taken { slot: 0, cached: 0 }));
+    }
+}
