@@ -81,7 +81,10 @@ async fn the_class_of_a_request_reaches_the_plan() {
     let gate = Gate::default();
     let (llama, _folder) = open(&gate, 4);
     for class in [Class::P0, Class::P1, Class::P2] {
-        let usage = answer(&llama, &Context::new().with_class(class)).await.usage;
+        // Each has a prompt of its own: what was read before is not read again.
+        let request = Generate::text(format!("{} tea and more tea", class as u8)).max_tokens(60);
+        let answer = llama.generate(&Context::new().with_class(class), request).await.unwrap().collect().await.unwrap();
+        let usage = answer.usage;
         let seen = std::mem::take(&mut *gate.seen.lock().unwrap());
         assert!(seen.iter().all(|view| view.class == class && view.id == seen[0].id), "{seen:?}");
         // A prompt is read in pieces of a batch; then every step takes one token.
