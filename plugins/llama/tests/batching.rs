@@ -28,7 +28,16 @@ async fn run(llama: &Llama, requests: Vec<Generate>) -> Vec<Generated> {
 
 #[tokio::test]
 async fn measure_invariance() {
-    let path = std::env::temp_dir().join("q40.gguf"); println!("{:?}", selvedge_llama::prepare(support::model(), &path, if std::env::var("Q8").is_ok() { selvedge_llama::Format::Q8_0 } else { selvedge_llama::Format::Q4_0 }).unwrap());
+    let path = std::env::temp_dir().join("q40.gguf");
+    println!(
+        "{:?}",
+        selvedge_llama::prepare(
+            support::model(),
+            &path,
+            if std::env::var("Q8").is_ok() { selvedge_llama::Format::Q8_0 } else { selvedge_llama::Format::Q4_0 }
+        )
+        .unwrap()
+    );
     for threads in [1] {
         let open =
             |sequences| Llama::builder(&path).threads(threads).sequences(sequences).context_length(512).open().unwrap();
