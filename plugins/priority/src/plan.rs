@@ -17,7 +17,7 @@ use selvedge_core::scheduler::{Advance, Class, Plan, SequenceView, Step};
 use crate::{
     cost::{Model, Rates, Rows},
     draft,
-    settings::Settings,
+    settings::{PerClass, Settings},
 };
 
 /// By how much others may lengthen a pass that reads the prompt of a P0.
@@ -33,11 +33,13 @@ pub(crate) struct Planner {
     settings: Arc<Settings>,
     model: Model,
     urgent_seen: Option<Duration>,
+    /// The sequence that was promoted.
+    promoted: Option<u64>,
 }
 
 impl Planner {
     pub(crate) fn new(settings: Arc<Settings>) -> Self {
-        Self { settings, model: Model::default(), urgent_seen: None }
+        Self { settings, model: Model::default(), urgent_seen: None, promoted: None }
     }
 
     pub(crate) fn model(&self) -> &Model {
@@ -51,9 +53,10 @@ impl Planner {
         if step.sequences.iter().any(|sequence| sequence.class == Class::P0) {
             self.urgent_seen = Some(now);
         }
+        self.promoted = promoted(step, self.promoted, self.settings.promote_after);
         let rules = Rules {
             bound: self.settings.step_bound.as_secs_f64(),
-            promote_after: self.settings.promote_after,
+            promoted: self.promoted,
             quiet: self.urgent_seen.map(|seen| now.saturating_sub(seen).as_secs_f64()),
         };
         plan(step, self.model.rates(step.threads), &rules)
@@ -65,7 +68,8 @@ impl Planner {
 pub(crate) struct Rules {
     /// The longest pass while a P0 answers, in seconds.
     pub(crate) bound: f64,
-    pub(crate) promote_after: [Option<Duration>; Class::ALL.len()],
+    /// The sequence that runs like a P0, so that it does not starve.
+    pub(crate) promoted: Option<u64>,
     /// For how many seconds no P0 was live; `None` when there never was one.
     pub(crate) quiet: Option<f64>,
 }
@@ -77,6 +81,8 @@ struct Row<'a> {
     urgency: Class,
     promoted: bool,
     seated: bool,
+    /// It gets the slot of another, who stands still for it: then it must come on.
+    took: bool,
     tokens: usize,
 }
 
@@ -155,39 +161,50 @@ pub(crate) fn plan(step: &Step, rates: &Rates, rules: &Rules) -> Plan {
         row.tokens = 1;
         pass.left = step.batch - 1;
     }
+    // Nor is a pass cut short that advances one who was promoted: persons who come all the time would undo it each time.
     let interruptible = !rows.iter().any(|row| row.advances() && row.urgency == Class::P0);
     Plan { advance: advances(&mut pass, &rows, limit), threads, interruptible }
 }
 
-/// The sequences in the order in which they get something. One that has not advanced for too long comes with the P0s for once;
-/// one in each pass, so that those who were promoted together do not lengthen the same one.
+/// Who is promoted: one at a time, so that those who stood still together do not lengthen the same passes, and until it ends or
+/// nobody more urgent is there, because a sequence that got one token every two minutes would starve as well.
+fn promoted(step: &Step, before: Option<u64>, after: PerClass<Option<Duration>>) -> Option<u64> {
+    let still = |id: &u64| {
+        let view = step.sequences.iter().find(|view| view.id == *id);
+        view.is_some_and(|view| step.sequences.iter().any(|other| other.class < view.class))
+    };
+    let late = |view: &&SequenceView| after[view.class as usize].is_some_and(|after| view.idle >= after);
+    let longest = || step.sequences.iter().filter(late).max_by_key(|view| (view.idle, Reverse(view.id)));
+    before.filter(still).or_else(|| longest().map(|view| view.id))
+}
+
+/// The sequences in the order in which they get something.
 fn ranked<'a>(step: &'a Step, rules: &Rules) -> Vec<Row<'a>> {
-    let due = |view: &&SequenceView| rules.promote_after[view.class as usize].is_some_and(|after| view.idle >= after);
-    let promoted =
-        step.sequences.iter().filter(due).max_by_key(|view| (view.idle, Reverse(view.id))).map(|view| view.id);
     let row = |view: &'a SequenceView| {
-        let promoted = promoted == Some(view.id);
+        let promoted = rules.promoted == Some(view.id);
         let urgency = if promoted { Class::P0 } else { view.class };
-        Row { view, urgency, promoted, seated: false, tokens: 0 }
+        Row { view, urgency, promoted, seated: false, took: false, tokens: 0 }
     };
     let mut rows: Vec<_> = step.sequences.iter().map(row).collect();
     // Those that decode take turns when there is no room for all. A prompt that was begun is read to its end, as the sort is
-    // stable and sequences are shown in the order in which they came.
+    // stable and sequences are shown in the order in which they came; that of one who was promoted comes after those of P0s.
     rows.sort_by_key(|row| {
         let turn = if row.decodes() { row.view.idle } else { Duration::ZERO };
-        (row.urgency, !row.decodes(), Reverse(row.promoted), Reverse(turn), !row.view.resident)
+        (row.urgency, !row.decodes(), row.promoted && !row.decodes(), Reverse(turn), !row.view.resident)
     });
     rows
 }
 
-/// Gives the slots to sequences: who has one keeps it, unless someone of a more urgent class has none.
+/// Gives the slots to sequences: who has one keeps it, unless someone of a more urgent class has none. One that is free goes to who
+/// was promoted before anybody else: there may never be one that no P0 wants.
 fn seat(rows: &mut [Row<'_>], slots: usize) {
     let mut free = slots;
     for row in rows.iter_mut().filter(|row| row.view.resident) {
         row.seated = free > 0;
         free = free.saturating_sub(1);
     }
-    for index in 0..rows.len() {
+    let promoted = rows.iter().position(|row| row.promoted);
+    for index in promoted.into_iter().chain((0..rows.len()).filter(|index| Some(*index) != promoted)) {
         if rows[index].view.resident {
             continue;
         }
@@ -198,6 +215,7 @@ fn seat(rows: &mut [Row<'_>], slots: usize) {
             let gives_way = |row: &Row<'_>| row.seated && row.view.resident && !row.promoted && row.view.class > class;
             let Some(victim) = rows.iter().rposition(gives_way) else { continue };
             rows[victim].seated = false;
+            rows[index].took = true;
         }
         rows[index].seated = true;
     }
@@ -210,16 +228,21 @@ fn seated<'r, 'a>(rows: &'r mut [Row<'a>], class: Class, decodes: bool) -> impl 
 /// P0s, and who was promoted, beside nobody yet.
 fn admit_urgent(pass: &mut Pass<'_>, rows: &mut [Row<'_>], rules: &Rules) {
     // Should the batch be too small for all, prompts do not wait until all answers have ended.
-    let prompts = rows.iter().any(|row| row.seated && !row.decodes());
-    let kept = usize::from(prompts && pass.left > 1);
+    let prompts = seated(rows, Class::P0, false).count().min(2);
+    let kept = prompts.min(pass.left.saturating_sub(1));
     pass.left -= kept;
     seated(rows, Class::P0, true).for_each(|row| pass.decode(row, f64::INFINITY));
     pass.left += kept;
     let answers = rows.iter().any(|row| row.advances() && row.view.class == Class::P0);
     let limit = if answers { with_prompts(pass, rules.bound) } else { rules.bound.max(pass.rates.fixed() * READING) };
+    // The first comes on in every pass, and so does one who was promoted.
     let mut least = 1;
+    let promoted = usize::from(rows.iter().any(|row| row.promoted && row.seated && !row.decodes()));
     for row in seated(rows, Class::P0, false) {
-        pass.read(row, limit, least);
+        let kept = if row.promoted { 0 } else { promoted.min(pass.left.saturating_sub(1)) };
+        pass.left -= kept;
+        pass.read(row, limit, if row.promoted { 1 } else { least });
+        pass.left += kept;
         least = 0;
     }
 }
@@ -264,7 +287,7 @@ fn admit_all(pass: &mut Pass<'_>, promoted: &mut [Row<'_>], others: &mut [Row<'_
     }
     for class in [Class::P1, Class::P2] {
         for row in seated(others, class, false) {
-            pass.read(row, limit, least);
+            pass.read(row, limit, if row.took { 1 } else { least });
             least = 0;
         }
     }
@@ -319,8 +342,7 @@ mod tests {
     }
 
     fn rules(quiet: Option<f64>) -> Rules {
-        let promote_after = [None, Some(Duration::from_secs(30)), Some(Duration::from_secs(120))];
-        Rules { bound: 0.050, promote_after, quiet }
+        Rules { bound: 0.050, promoted: None, quiet }
     }
 
     fn view(id: u64, class: Class, prompt_left: usize) -> SequenceView {
@@ -386,11 +408,24 @@ mod tests {
     }
 
     #[test]
-    fn one_that_waited_too_long_comes_with_the_persons() {
+    fn one_that_stood_still_too_long_runs_with_the_persons_until_it_ends() {
+        let after = Settings::new(1, 1).promote_after;
         let late = |id, idle| SequenceView { idle: Duration::from_secs(idle), ..view(id, Class::P2, 0) };
-        let sequences = vec![view(1, Class::P0, 32), late(2, 121), late(3, 125), late(4, 119)];
-        let plan = plan(&step(sequences, 4), &rates(CPU), &rules(Some(0.0)));
-        assert_eq!(planned(&plan), [(3, 1), (1, 32)]);
+        let person = view(1, Class::P0, 32);
+        let then = step(vec![person, late(2, 121), late(3, 125), late(4, 119)], 4);
+        assert_eq!(promoted(&then, None, after), Some(3), "the one that stood longest");
+        let rules = Rules { promoted: Some(3), ..rules(Some(0.0)) };
+        assert_eq!(planned(&plan(&then, &rates(CPU), &rules)), [(3, 1), (1, 32)]);
+        let later = step(vec![person, late(2, 122), late(3, 0), late(4, 120)], 4);
+        assert_eq!(promoted(&later, Some(3), after), Some(3), "it has not ended");
+        let ended = step(vec![person, late(2, 122), late(4, 121)], 4);
+        assert_eq!(promoted(&ended, Some(3), after), Some(2));
+        let alone = step(vec![late(3, 0), late(4, 1)], 4);
+        assert_eq!(promoted(&alone, Some(3), after), None, "nobody is more urgent");
+        // Its prompt comes after those of persons, but comes on.
+        let reads = step(vec![SequenceView { prompt_left: 500, ..late(3, 121) }, view(1, Class::P0, 500)], 4);
+        let reads = plan(&reads, &rates(CPU), &rules);
+        assert!(std::matches!(&planned(&reads)[..], [(1, 40..), (3, 1)]), "{reads:?}");
     }
 
     #[test]
@@ -478,7 +513,8 @@ mod tests {
             sequences.iter_mut().zip(1..).for_each(|(view, id)| view.id = id);
             let resident = sequences.iter().filter(|view| view.resident).count();
             let step = Step { batch, ..step(sequences.clone(), (resident + spare).max(1)) };
-            let (rates, rules) = (rates(if gpu { GPU } else { CPU }), rules(quiet));
+            let late = promoted(&step, None, Settings::new(1, 1).promote_after);
+            let (rates, rules) = (rates(if gpu { GPU } else { CPU }), Rules { promoted: late, ..rules(quiet) });
             let plan = plan(&step, &rates, &rules);
             let of = |id: u64| sequences.iter().find(|view| view.id == id).copied().unwrap();
             let on: Vec<_> = plan.advance.iter().map(|advance| (of(advance.id), *advance)).collect();
@@ -499,7 +535,7 @@ mod tests {
             }
 
             // Time: what is not P0's own, or promoted, is within the bound.
-            let late = |view: &SequenceView| rules.promote_after[view.class as usize].is_some_and(|after| view.idle >= after);
+            let late = |view: &SequenceView| late == Some(view.id);
             let urgent = sequences.iter().any(|view| view.class == Class::P0);
             let rows = |of: &dyn Fn(&SequenceView) -> bool| {
                 on.iter().filter(|(view, _)| of(view)).fold(Rows::default(), |rows, (view, advance)| Rows {

@@ -7,7 +7,7 @@ use selvedge_core::{Clock, Error, ErrorKind, Result, SystemClock, scheduler::Cla
 use crate::Priority;
 
 /// One value for each class.
-type PerClass<T> = [T; Class::ALL.len()];
+pub(crate) type PerClass<T> = [T; Class::ALL.len()];
 
 /// The share of the places that is held back for P0 unless another is set.
 const P0_SHARE: f64 = 0.30;

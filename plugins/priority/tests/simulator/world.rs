@@ -140,8 +140,10 @@ pub(crate) struct Report {
     /// The longest wait for a place, and the longest time between two advances, in seconds by class.
     pub(crate) waited: [f64; 3],
     pub(crate) stood: [f64; 3],
-    /// The longest that a place was held.
-    pub(crate) held: f64,
+    /// The longest that a place was held, in seconds by class.
+    pub(crate) held: [f64; 3],
+    /// The longest that one took to its end after it had to be promoted.
+    pub(crate) ran: f64,
     /// Passes with a P0 after the machine was learnt.
     pub(crate) bounded: u64,
 
@@ -214,11 +216,15 @@ struct Live {
     resident: bool,
     advanced: Time,
     began: Time,
+    /// When it had stood still for so long that it must be promoted.
+    late: Option<Time>,
 }
 
 impl Live {
-    fn late(&self, now: Time) -> bool {
-        PROMOTED[self.permit.class() as usize].is_some_and(|after| now - self.advanced >= after)
+    fn look(&mut self, now: Time) {
+        if PROMOTED[self.permit.class() as usize].is_some_and(|after| now - self.advanced >= after) {
+            self.late.get_or_insert(now);
+        }
     }
 }
 
@@ -367,6 +373,7 @@ impl<'s, S: Scheduler> Run<'s, S> {
             resident: false,
             advanced: now,
             began: now,
+            late: None,
         });
     }
 
@@ -395,6 +402,7 @@ impl<'s, S: Scheduler> Run<'s, S> {
         const BATCH: usize = 512;
         let (world, now) = (self.world, self.now);
         self.clock.set(now);
+        self.live.iter_mut().for_each(|live| live.look(now));
         let view = |live: &Live| SequenceView {
             id: live.id,
             class: live.permit.class(),
@@ -438,7 +446,7 @@ impl<'s, S: Scheduler> Run<'s, S> {
         let all = mean((decode, prefill, cached));
         if self.report.passes > LEARNT && self.live.iter().any(|live| live.permit.class() == Class::P0) {
             // What is P0's own is let in; beside it there is room up to the bound only.
-            let own = |live: &Live| live.permit.class() == Class::P0 || live.late(now);
+            let own = |live: &Live| live.permit.class() == Class::P0 || live.late.is_some();
             let answers = part(&|live| own(live) && live.prompt_left == 0);
             let reads = mean(part(&own)) * 1.04;
             let allowed = if answers.0 > 0 {
@@ -478,22 +486,28 @@ impl<'s, S: Scheduler> Run<'s, S> {
         Some(Pass { decode, prefill, cached, threads: 2, took: Duration::from_micros(took as u64) })
     }
 
-    /// Without a P0, whatever has a slot or can have one advances.
+    /// Without a P0, all that decode and have a slot or can have one advance, and of prompts at least one.
     fn check_idle(&mut self, planned: &[(usize, usize)], batch: usize) {
-        if planned.iter().all(|(tokens, _)| *tokens == 0) {
-            self.report.idle += 1;
-            return;
-        }
         let fed: usize = planned.iter().map(|(tokens, _)| tokens).sum();
-        if fed >= batch || self.live.iter().any(|live| live.permit.class() == Class::P0) {
+        if fed == 0 {
+            self.report.idle += 1;
+        }
+        if fed == 0 || fed >= batch || self.live.iter().any(|live| live.permit.class() == Class::P0) {
             return;
         }
-        let residents = self.live.iter().filter(|live| live.resident).count();
-        let advancing = planned.iter().filter(|(tokens, _)| *tokens > 0).count();
-        let decodes = |live: &Live| live.prompt_left == 0;
-        let stands = self.live.iter().zip(planned).filter(|(live, (tokens, _))| *tokens == 0 && decodes(live)).count();
-        let slots = self.world.slots.max(residents);
-        self.report.idle += u64::from(stands > 0 && advancing < slots && self.live.iter().all(decodes));
+        let count = |which: &dyn Fn(&Live, bool) -> bool| {
+            self.live.iter().zip(planned).filter(|(live, (tokens, _))| which(live, *tokens > 0)).count()
+        };
+        let free = self.world.slots - count(&|live, _| live.resident);
+        let taken = count(&|live, advances| advances && !live.resident);
+        // As many stand still as have to give up their slots.
+        let stands = count(&|live, advances| live.resident && !advances && live.prompt_left == 0);
+        let prompts = count(&|live, _| live.resident && live.prompt_left > 0);
+        let read = count(&|live, advances| advances && live.prompt_left > 0);
+        let parked = count(&|live, advances| !live.resident && !advances && live.prompt_left == 0);
+        let idle =
+            stands > taken.saturating_sub(free) || prompts > 0 && read == 0 && taken == 0 || parked > 0 && free > taken;
+        self.report.idle += u64::from(idle);
     }
 
     /// Gives slots to those who advance and have none, as a backend does: a free one, or that of the least urgent who does not.
@@ -559,7 +573,10 @@ impl<'s, S: Scheduler> Run<'s, S> {
         for index in ended.into_iter().rev() {
             let mut live = self.live.remove(index);
             self.report.finished[live.permit.class() as usize] += 1;
-            self.report.held = self.report.held.max((self.now - live.began) as f64 / SECOND);
+            let class = live.permit.class() as usize;
+            self.report.held[class] = self.report.held[class].max((self.now - live.began) as f64 / SECOND);
+            let ran = live.late.map_or(0.0, |late| (self.now - late) as f64 / SECOND);
+            self.report.ran = self.report.ran.max(ran);
             live.permit.done(Work { prompt: live.request.prompt, answer: live.answered });
             drop(live.permit);
             if let Arrivals::Clients(_) = self.world.sources[live.request.source].arrivals {
