@@ -446,18 +446,18 @@ impl<'s, S: Scheduler> Run<'s, S> {
         let all = mean((decode, prefill, cached));
         if self.report.passes > LEARNT && self.live.iter().any(|live| live.permit.class() == Class::P0) {
             // What is P0's own is let in; beside it there is room up to the bound only.
+            let own_reads = self.live.iter().any(|live| live.permit.class() == Class::P0 && live.prompt_left > 0);
             let own = |live: &Live| live.permit.class() == Class::P0 || live.late.is_some();
             let answers = part(&|live| own(live) && live.prompt_left == 0);
-            let reads = mean(part(&own)) * 1.04;
-            let allowed = if answers.0 > 0 {
-                let answers = mean(answers);
-                BOUND.max(answers + BOUND.max(answers) * 0.25).max(reads.min(BOUND * 1.04))
-            } else {
-                (BOUND.max(10.0 * world.law.prices[0])).min(reads)
-            };
+            let answer = mean(answers);
+            let own_limit =
+                if answers.0 > 0 { answer + BOUND.max(answer) * 0.25 } else { 10.0 * world.law.prices[0] }.max(BOUND);
+            let own = mean(part(&own));
+            let limit = if own_reads { own * 1.04 } else { BOUND.max(own * 1.04) };
             self.report.bounded += 1;
             // The plugin knows the machine only from what it saw of it.
-            self.report.overlong += u64::from(all > allowed * 1.15 + 0.001);
+            let over = |time: f64, limit: f64| time > limit * 1.15 + 0.001;
+            self.report.overlong += u64::from(over(own, own_limit) || over(all, limit));
         }
         let noise = 1.0 + world.law.noise * (self.random.f64() * 2.0 - 1.0);
         let stall = if world.law.stalls && self.random.usize(..1000) == 0 { 5.0 } else { 1.0 };
