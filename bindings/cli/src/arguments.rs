@@ -24,6 +24,8 @@ pub(crate) enum Command {
     Generate(Generate),
     /// Shows and changes jobs in the Store
     Jobs(Jobs),
+    /// Makes model files ready for this machine
+    Model(Model),
     /// Checks the configuration, the Store, the models and the machine
     Doctor(Doctor),
     /// Prints the default configuration, every key documented
@@ -174,6 +176,40 @@ pub(crate) enum State {
     Running,
     Dead,
     Cancelled,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Model {
+    /// Prints one JSON object
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) command: ModelCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModelCommand {
+    /// Writes a model with its weights in a format that this machine multiplies fast
+    Prepare {
+        /// The model file (GGUF)
+        file: PathBuf,
+        /// Where to write [default: beside it, named for the format]
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+        /// The format of the weights
+        #[arg(long, value_enum, default_value_t = Format::Q4_0)]
+        format: Format,
+    },
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum Format {
+    /// 4 bits: the smallest, and the fastest to read prompts with
+    #[value(name = "q4_0")]
+    Q4_0,
+    /// 8 bits: twice the size, nearly as exact as the original
+    #[value(name = "q8_0")]
+    Q8_0,
 }
 
 #[derive(Debug, Args)]

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use selvedge::{Error, ErrorKind, Result, scheduler::Class, store::Ceiling};
+use selvedge::{Error, ErrorKind, Result, priority::Priority, scheduler::Class, store::Ceiling};
 use serde::{Deserialize, Serialize};
 
 /// The default file, every key documented.
@@ -97,6 +97,39 @@ pub(crate) struct Intents {
 pub(crate) struct Scheduler {
     pub(crate) concurrency: NonZeroUsize,
     pub(crate) queue: usize,
+    pub(crate) reserve: BTreeMap<Class, f64>,
+    pub(crate) queues: BTreeMap<Class, usize>,
+    pub(crate) timeout_seconds: BTreeMap<Class, Seconds>,
+    pub(crate) promote_seconds: BTreeMap<Class, Seconds>,
+    pub(crate) most_urgent: BTreeMap<String, Class>,
+    pub(crate) step_bound_seconds: Seconds,
+}
+
+impl Scheduler {
+    /// The Scheduler that these settings mean.
+    ///
+    /// # Errors
+    /// `InvalidInput`, naming the setting.
+    pub(crate) fn build(&self) -> Result<Priority> {
+        let mut builder =
+            Priority::builder(self.concurrency.get(), self.queue).step_bound(self.step_bound_seconds.get());
+        for (class, share) in &self.reserve {
+            builder = builder.reserve(*class, *share);
+        }
+        for (class, bound) in &self.queues {
+            builder = builder.queue(*class, *bound);
+        }
+        for (class, longest) in &self.timeout_seconds {
+            builder = builder.timeout(*class, longest.get());
+        }
+        for (class, wait) in &self.promote_seconds {
+            builder = builder.promote_after(*class, wait.get());
+        }
+        for (tenant, class) in &self.most_urgent {
+            builder = builder.most_urgent(tenant.as_str(), *class);
+        }
+        builder.build()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -120,12 +153,15 @@ pub(crate) struct Model {
     pub(crate) name: Option<String>,
     pub(crate) sha256: Option<String>,
     pub(crate) threads: Option<NonZeroUsize>,
+    #[serde(default)]
+    pub(crate) cores: Vec<usize>,
+    pub(crate) sequences: Option<NonZeroUsize>,
     pub(crate) context_length: Option<NonZeroUsize>,
 }
 
 impl Model {
     pub(crate) fn at(path: PathBuf) -> Self {
-        Self { path, name: None, sha256: None, threads: None, context_length: None }
+        Self { path, name: None, sha256: None, threads: None, cores: Vec::new(), sequences: None, context_length: None }
     }
 }
 
@@ -216,7 +252,16 @@ impl Default for Intents {
 
 impl Default for Scheduler {
     fn default() -> Self {
-        Self { concurrency: NonZeroUsize::MIN, queue: 64 }
+        Self {
+            concurrency: nonzero(4),
+            queue: 64,
+            reserve: BTreeMap::from([(Class::P0, 0.3)]),
+            queues: BTreeMap::new(),
+            timeout_seconds: BTreeMap::new(),
+            promote_seconds: BTreeMap::from([(Class::P1, Seconds::new(30)), (Class::P2, Seconds::new(120))]),
+            most_urgent: BTreeMap::new(),
+            step_bound_seconds: Seconds(Duration::from_millis(50)),
+        }
     }
 }
 

@@ -36,6 +36,10 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             log(&config::Log { level: "error".into(), format: config::LogFormat::Text });
             commands::generate::run(options)?;
         }
+        Command::Model(options) => {
+            log(&config::Log { level: "error".into(), format: config::LogFormat::Text });
+            commands::model::run(options)?;
+        }
         Command::Serve(options) => {
             let (config, path) = config::load(arguments.config.as_deref())?;
             log(&config.log);

@@ -117,7 +117,9 @@ async fn main() {
         let mut random = fastrand::Rng::with_seed(options.seed * 1_000 + stream as u64);
         batch.push(tokio::spawn(async move {
             while !ended.load(Ordering::Relaxed) {
-                let count = || drop(counted.fetch_add(1, Ordering::Relaxed));
+                let count = || {
+                    counted.fetch_add(1, Ordering::Relaxed);
+                };
                 if let Err(error) = client.stream("/v1/completions", "p2", story(&mut random), count).await {
                     eprintln!("batch work failed: {error}");
                     tokio::time::sleep(Duration::from_millis(100)).await;

@@ -3,6 +3,7 @@
 pub(crate) mod doctor;
 pub(crate) mod generate;
 pub(crate) mod jobs;
+pub(crate) mod model;
 pub(crate) mod serve;
 pub(crate) mod shell;
 mod store;
@@ -32,6 +33,10 @@ fn open_model(model: &Model, scheduler: Option<selvedge::AnyScheduler>) -> Resul
     if let Some(threads) = model.threads {
         builder = builder.threads(threads.get());
     }
+    if let Some(sequences) = model.sequences {
+        builder = builder.sequences(sequences.get());
+    }
+    builder = builder.cores(model.cores.iter().copied());
     if let Some(length) = model.context_length {
         builder = builder.context_length(length.get());
     }
