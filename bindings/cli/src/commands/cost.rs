@@ -124,7 +124,8 @@ fn report(options: &CostInference, requests: &[Request]) -> Result<Report> {
     let mut ledger = Ledger::default();
     let price = ledger.api(options);
     let speed = ledger.speed(options, requests)?;
-    let terms = ledger.terms(options, &traffic, reading(requests, speed), &mut warnings)?;
+    let reading = reading(requests, speed);
+    let terms = ledger.terms(options, &traffic, reading, &mut warnings)?;
     let sample = Sample::of(requests.iter().map(|request| Sums::of(request, price, speed)));
     let plan = Plan { terms, work: Work::of(sample.whole()) };
     let own = ledger.volume(options, &traffic);
@@ -132,7 +133,6 @@ fn report(options: &CostInference, requests: &[Request]) -> Result<Report> {
     volumes.extend(own);
     volumes.sort_by(f64::total_cmp);
     volumes.dedup();
-    let reading = reading(requests, speed);
     let rows = volumes.into_iter().map(|volume| row(&plan, volume, reading, own)).collect::<Result<_>>()?;
     Ok(Report {
         log: traffic,
@@ -416,11 +416,16 @@ fn print_article(as_json: bool) -> Result<()> {
         })
         .collect();
     output::table(
-        ["requests/month", "api", "self-hosted", "savings", "| share saved", "own per 1M", "each further 1M"],
+        ["requests/month", "api", "self-hosted", "savings", "share saved", "own per 1M", "each further 1M"],
         &cells,
     )?;
-    output::print("\n")?;
-    let claims: Vec<_> =
-        claims.into_iter().map(|claim| [claim.about.to_owned(), claim.printed.to_owned(), claim.implied]).collect();
-    output::table(["about", "it says", "its own numbers say"], &claims)
+    output::print("\nWhat it says, and what its own numbers say:\n")?;
+    claims.iter().try_for_each(|claim| {
+        let said = format!("{}: {}", claim.about, claim.printed);
+        output::print(&format!(
+            "\n{}\n    {}\n",
+            said.if_supports_color(Stream::Stdout, |text| text.dimmed()),
+            claim.implied
+        ))
+    })
 }

@@ -82,6 +82,8 @@ impl Interval {
 
 #[cfg(test)]
 mod tests {
+    // Named, because proptest has another.
+    use fastrand::Rng;
     use proptest::prelude::*;
     use selvedge::scheduler::Class;
 
