@@ -71,7 +71,7 @@ fn object<T: DeserializeOwned>(kind: &str, name: &str) -> T {
 
 fn deployment(name: &str) -> (Deployment, PodSpec, Container) {
     let deployment: Deployment = object("Deployment", name);
-    let pod = deployment.spec.clone().expect("a spec").template.spec.expect("a pod");
+    let pod = deployment.spec.template.spec.clone().expect("a pod");
     let [container] = &pod.containers[..] else { panic!("not one container") };
     let container = container.clone();
     (deployment, pod, container)
@@ -212,7 +212,7 @@ fn time_slicing_and_mps_are_what_their_files_are_called() {
 fn batch_gives_way_and_never_takes() {
     let [realtime, batch]: [PriorityClass; 2] =
         ["selvedge-realtime", "selvedge-batch"].map(|name| object("PriorityClass", name));
-    assert!(realtime.value > 0 && batch.value < 0);
+    assert!(realtime.value.is_some_and(|value| value > 0) && batch.value.is_some_and(|value| value < 0));
     assert_eq!(realtime.preemption_policy.as_deref(), Some("PreemptLowerPriority"));
     assert_eq!(batch.preemption_policy.as_deref(), Some("Never"));
     for (name, class) in [("selvedge-server", "selvedge-realtime"), ("selvedge-worker", "selvedge-batch")] {
@@ -223,17 +223,17 @@ fn batch_gives_way_and_never_takes() {
 #[test]
 fn what_selects_finds_and_what_is_named_is_there() {
     for name in ["selvedge-server", "selvedge-worker"] {
-        let spec = deployment(name).0.spec.expect("a spec");
+        let spec = deployment(name).0.spec;
         let labels = spec.template.metadata.expect("metadata").labels.expect("labels");
         let wanted = spec.selector.match_labels.expect("a selector");
         assert!(!wanted.is_empty() && wanted.iter().all(|(key, value)| labels.get(key) == Some(value)), "{name}");
         let scaler: HorizontalPodAutoscaler = object("HorizontalPodAutoscaler", name);
-        let target = scaler.spec.expect("a spec").scale_target_ref;
+        let target = scaler.spec.scale_target_ref;
         assert_eq!((&*target.kind, &*target.name), ("Deployment", name));
         // Two owners of one number would reset each other.
         assert_eq!(spec.replicas, None, "{name}");
     }
-    let server = deployment("selvedge-server").0.spec.expect("a spec").selector.match_labels;
+    let server = deployment("selvedge-server").0.spec.selector.match_labels;
     let service: Service = object("Service", "selvedge-server");
     let service = service.spec.expect("a spec");
     assert_eq!(service.selector, server);
@@ -360,7 +360,7 @@ fn autoscalers_ask_for_metrics_that_the_adapter_makes_of_series_that_the_server_
     let made = |rules: &[Rule]| rules.iter().map(|rule| rule.name.r#as.clone()).collect::<Vec<_>>();
     let asked = |name: &str| {
         let scaler: HorizontalPodAutoscaler = object("HorizontalPodAutoscaler", name);
-        let [metric] = &scaler.spec.expect("a spec").metrics.expect("metrics")[..] else { panic!("not one metric") };
+        let [metric] = &scaler.spec.metrics.expect("metrics")[..] else { panic!("not one metric") };
         let pods = metric.pods.as_ref().map(|pods| pods.metric.name.clone());
         pods.or_else(|| metric.external.as_ref().map(|external| external.metric.name.clone())).expect("a metric")
     };
