@@ -423,4 +423,25 @@ mod tests {
             assert!(message.contains(name), "{message}");
         }
     }
+
+    /// The block of a manifest that stands under a key.
+    fn block(manifest: &str, key: &str) -> String {
+        let (_, rest) = manifest.split_once(&format!("{key}: |\n")).expect(key);
+        rest.lines().map(|line| line.strip_prefix("    ").unwrap_or(line).to_owned() + "\n").collect()
+    }
+
+    #[test]
+    fn the_manifests_for_kubernetes_are_a_configuration() {
+        let file = block(include_str!("../../../examples/kubernetes/config.yaml"), "selvedge.toml");
+        let config = parse(Path::new("config.yaml"), &file).expect("a configuration");
+        assert_eq!(config.server.address, SocketAddr::from(([0, 0, 0, 0], 8080)));
+        assert_eq!(config.models[0].path, Path::new("/models/model.gguf"));
+        let keys = block(include_str!("../../../examples/kubernetes/secret.yaml"), "SELVEDGE_SERVER_KEYS");
+        let config = overridden(config, [("SELVEDGE_SERVER_KEYS".to_owned(), keys)].into_iter()).expect("keys");
+        assert_eq!(config.server.keys.len(), 3);
+        // What has to be replaced must not work as it stands.
+        for key in config.server.keys {
+            assert!(selvedge_http::ApiKey::sha256(&key.sha256.expect("a digest")).is_err());
+        }
+    }
 }
