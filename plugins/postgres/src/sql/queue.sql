@@ -284,10 +284,17 @@ RETURNS TABLE (kept_id bigint, kept_token bigint, kept_until bigint, cancelled b
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 DECLARE now bigint := selvedge.clock(given);
 BEGIN
-  RETURN QUERY UPDATE selvedge.job SET leased_until = now + held.hold
+  RETURN QUERY WITH kept AS (
+    UPDATE selvedge.job SET leased_until = now + held.hold
     FROM unnest(ids, tokens, holds) AS held (id, token, hold)
     WHERE job.id = held.id AND job.token = held.token AND job.state = 0 AND job.leased_until > now AND job.leased_at <= now
-    RETURNING job.id, job.token, job.leased_until, job.cancel;
+    RETURNING job.id, job.token, job.leased_until, job.cancel
+  ), sooner AS (
+    -- One that now ends before its batch must be found by then. A heartbeat, which comes with the same hold, changes nothing here.
+    UPDATE selvedge.lease_batch AS batch SET until = first.until
+    FROM (SELECT kept.token, min(kept.leased_until) AS until FROM kept GROUP BY kept.token) AS first
+    WHERE batch.token = first.token AND batch.until > first.until
+  ) SELECT kept.id, kept.token, kept.leased_until, kept.cancel FROM kept;
 END $$;
 
 -- Wakes those who wait for a queue: after your commit, in a transaction of its own. They look by themselves a second later.
