@@ -5,6 +5,7 @@
 mod configuration;
 mod generate;
 mod jobs;
+mod outbox;
 mod peer;
 mod serve;
 mod shell;

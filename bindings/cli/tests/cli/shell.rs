@@ -9,7 +9,7 @@ fn completions_know_every_command() {
     for shell in ["bash", "zsh", "fish"] {
         let said = with(["completions", shell]);
         assert_eq!(said.code, Some(0), "{said:?}");
-        for word in ["serve", "generate", "jobs", "doctor", "max-tokens"] {
+        for word in ["serve", "generate", "jobs", "outbox", "doctor", "max-tokens"] {
             assert!(said.out.contains(word), "{shell} does not know {word}");
         }
     }
