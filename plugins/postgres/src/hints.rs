@@ -46,6 +46,10 @@ struct Level {
     added: Option<Place>,
 }
 
+/// How long ago each queue was looked through, and whether that was before something changed.
+#[derive(Debug)]
+pub(crate) struct Before(Vec<(String, Option<Instant>, bool)>);
+
 /// Where a claim begins in one priority of one queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct After {
@@ -82,13 +86,24 @@ impl Hints {
         queues.iter().any(|queue| known.get(queue).is_none_or(|queue| queue.wants_look(short)))
     }
 
-    /// A look back begins: what is told from now on, it may not see.
-    pub(crate) fn look(&self, queues: &[String]) {
+    /// A look back may begin: what is told from now on, it may not see. What [`not_looked`](Self::not_looked) needs.
+    pub(crate) fn look(&self, queues: &[String]) -> Before {
         let (mut known, now) = (self.queues(), Instant::now());
-        for queue in queues {
-            let queue = known.entry(queue.clone()).or_default();
-            queue.looked = Some(now);
-            queue.stale = false;
+        let look = |name: &String| {
+            let queue = known.entry(name.clone()).or_default();
+            (name.clone(), queue.looked.replace(now), std::mem::take(&mut queue.stale))
+        };
+        Before(queues.iter().map(look).collect())
+    }
+
+    /// There was no look after all.
+    pub(crate) fn not_looked(&self, before: Before) {
+        let mut known = self.queues();
+        for (name, looked, stale) in before.0 {
+            if let Some(queue) = known.get_mut(&name) {
+                queue.looked = looked;
+                queue.stale |= stale;
+            }
         }
     }
 
@@ -223,6 +238,23 @@ mod tests {
         assert!(!hints.wants_look(&queues, true));
         look(&hints, &queues, &[]);
         assert!(hints.wants_look(&queues, true));
+    }
+
+    #[test]
+    fn a_look_that_did_not_take_place_changes_nothing() {
+        let (hints, queues) = hints();
+        hints.not_looked(hints.look(&queues));
+        assert!(hints.wants_look(&queues, false), "nothing is known yet");
+        look(&hints, &queues, &[at(0, (10, 5))]);
+        hints.changed("q");
+        hints.not_looked(hints.look(&queues));
+        assert!(hints.wants_look(&queues, false), "what changed is still to be seen");
+        let before = hints.look(&queues);
+        assert!(!hints.wants_look(&queues, false));
+        hints.changed("q");
+        hints.not_looked(before);
+        assert!(hints.wants_look(&queues, false), "also what changed meanwhile");
+        assert_eq!(hints.begin(&queues), [at(0, (10, 4))]);
     }
 
     #[test]
