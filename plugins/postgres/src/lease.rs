@@ -31,11 +31,11 @@ pub(crate) async fn lease(db: &Db<'_>, hints: &Hints, request: &LeaseRequest) ->
         return Ok(Found::Jobs(Vec::new()));
     }
     let queues = distinct(request);
-    let first = hints.wants_look(&queues, false);
-    let may = first || hints.wants_look(&queues, true);
+    let first = hints.wants_look(&queues, false, db.given);
+    let may = first || hints.wants_look(&queues, true, db.given);
     // What is told from now on, neither the claim nor the look may see.
     let begin = hints.begin(&queues);
-    let before = may.then(|| hints.look(&queues));
+    let before = may.then(|| hints.look(&queues, db.given));
     let (leased, look) = match ask(db, &queues, if first { &[] } else { &begin }, request, first, may).await {
         Ok(answer) => answer,
         Err(error) => {
