@@ -1,6 +1,6 @@
 //! `selvedge serve`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use selvedge::{
     AnyScheduler, Context, Engine, Error, ErrorKind, Result,
@@ -128,15 +128,19 @@ async fn maintain(config: Config, engine: Engine) {
         messages: days(store.keep_messages_days),
         intents: days(store.keep_intents_days),
     };
-    // A tick a millisecond at the most, whatever the configuration says.
-    let mut ticks = tokio::time::interval(store.maintain_seconds.get().max(std::time::Duration::from_millis(1)));
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        ticks.tick().await;
         if let Err(error) = engine.maintain(&Context::new(), Maintain { retention, ..Maintain::default() }).await {
             tracing::warn!(%error, "a tick of housekeeping failed; there will be another");
         }
+        tokio::time::sleep(pause(store.maintain_seconds.get(), fastrand::f64())).await;
     }
+}
+
+/// How long after one tick the next one comes, for `jitter` from 0 to 1: servers that were started together, or that waited for one
+/// another at the database, do not all come to it at one moment.
+fn pause(period: Duration, jitter: f64) -> Duration {
+    // A tick a millisecond at the most, whatever the configuration says.
+    period.mul_f64(0.9 + 0.2 * jitter).max(Duration::from_millis(1))
 }
 
 /// Completes on Ctrl-C or SIGTERM. A second Ctrl-C does not wait for the rest.
@@ -165,4 +169,16 @@ async fn stopped() {
             std::process::exit(130);
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_come_about_as_often_as_the_configuration_says_and_not_in_step() {
+        let second = Duration::from_secs(1);
+        assert_eq!([0.0, 0.5, 1.0].map(|jitter| pause(second, jitter).as_millis()), [900, 1000, 1100]);
+        assert_eq!(pause(Duration::ZERO, 1.0), Duration::from_millis(1));
+    }
 }

@@ -36,6 +36,8 @@ pub(super) enum Act {
     Schedule { name: u8, every: u8 },
     Unschedule(u8),
     Emit { id: u8, aggregate: u8, topic: u8 },
+    ReviveEvent(u8),
+    DropEvent(u8),
     Submit { id: u8, payload: u8 },
     Answer { id: u8, status: u16 },
     Publish { topic: u8 },
@@ -114,6 +116,8 @@ fn act() -> Union<BoxedStrategy<Act>> {
         (1, (0u8..2, 1u8..4).prop_map(|(name, every)| Act::Schedule { name, every }).boxed()),
         (1, (0u8..2).prop_map(Act::Unschedule).boxed()),
         (4, (0u8..8, 0u8..2, 0u8..2).prop_map(|(id, aggregate, topic)| Act::Emit { id, aggregate, topic }).boxed()),
+        (1, (0u8..8).prop_map(Act::ReviveEvent).boxed()),
+        (1, (0u8..8).prop_map(Act::DropEvent).boxed()),
         (
             2,
             (0u8..4, prop::bool::weighted(0.1))
