@@ -3,6 +3,7 @@
 mod core;
 mod ffi;
 mod llama;
+mod llama_cpp;
 mod machine;
 mod measure;
 mod page;
