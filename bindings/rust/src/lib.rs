@@ -85,8 +85,8 @@ mod pages {
     struct Outbox;
     #[doc = include_str!("../../../docs/guide/plugins.md")]
     struct Plugins;
-    #[doc = include_str!("../../../docs/guide/server.md")]
-    struct Server;
+    #[doc = include_str!("../../../docs/guide/serving.md")]
+    struct Serving;
     #[cfg(feature = "postgres")]
     #[doc = include_str!("../../../docs/guide/postgres.md")]
     struct Postgres;
