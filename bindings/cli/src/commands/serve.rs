@@ -1,9 +1,10 @@
 //! `selvedge serve`.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use selvedge::{
     AnyScheduler, Context, Engine, Error, ErrorKind, Result,
+    allowance::Allowance,
     layers::{Metrics, Spans},
     store::{Maintain, Retention},
 };
@@ -16,7 +17,7 @@ use super::{
 };
 use crate::{
     arguments,
-    config::{Config, Key, Model, days},
+    config::{Config, Key, Model, Quotas, days},
     output,
 };
 
@@ -51,6 +52,9 @@ pub(crate) fn run(mut config: Config, path: Option<PathBuf>, flags: arguments::S
 async fn engine(config: &Config, metrics: Metrics) -> Result<Engine> {
     let scheduler = config.scheduler.build()?;
     let mut builder = selvedge::builder().store(store::open(&config.store).await?).scheduler(scheduler.clone());
+    if let Some(quotas) = store::quotas(&config.quotas).await? {
+        builder = builder.quotas(quotas);
+    }
     for (index, model) in config.models.iter().enumerate() {
         // What a pass takes is learnt, and differs from model to model: each has a planner of its own.
         let planner = if index == 0 { scheduler.clone() } else { config.scheduler.build()? };
@@ -63,7 +67,8 @@ async fn engine(config: &Config, metrics: Metrics) -> Result<Engine> {
 
 fn options(config: &Config, metrics: Metrics) -> Result<ServerOptions> {
     Ok(ServerOptions {
-        keys: config.server.keys.iter().map(api_key).collect::<Result<_>>()?,
+        keys: config.server.keys.iter().map(|key| api_key(key, &config.quotas)).collect::<Result<_>>()?,
+        tenants: tenants(config),
         body_limit: config.server.body_limit_bytes.get(),
         timeout: config.server.timeout_seconds.get(),
         max_tokens: config.server.max_tokens.get(),
@@ -77,7 +82,16 @@ fn options(config: &Config, metrics: Metrics) -> Result<ServerOptions> {
     })
 }
 
-fn api_key(key: &Key) -> Result<ApiKey> {
+/// The limits of tenants. One that no key has is most likely a slip.
+fn tenants(config: &Config) -> BTreeMap<String, Allowance> {
+    let known = |tenant: &String| config.server.keys.iter().any(|key| key.tenant.as_ref() == Some(tenant));
+    for tenant in config.tenants.keys().filter(|tenant| !known(tenant)) {
+        tracing::warn!(tenant, "there are limits for a tenant to which no key belongs");
+    }
+    config.tenants.iter().map(|(name, tenant)| (name.clone(), tenant.allowance(&config.quotas))).collect()
+}
+
+fn api_key(key: &Key, quotas: &Quotas) -> Result<ApiKey> {
     let read = match (&key.key, &key.sha256) {
         (Some(secret), None) if !secret.is_empty() => ApiKey::secret(secret),
         (None, Some(digest)) => ApiKey::sha256(digest)?,
@@ -91,7 +105,16 @@ fn api_key(key: &Key) -> Result<ApiKey> {
             .advise("give each entry exactly one of them"));
         }
     };
-    let read = read.max_class(key.max_class);
+    let mut read = read.max_class(key.max_class).hold(quotas.concurrent_seconds.get());
+    if let Some(most) = key.requests_per_minute {
+        read = read.requests_per_minute(most.get());
+    }
+    if let Some(most) = key.tokens_per_minute {
+        read = read.tokens_per_minute(most.get());
+    }
+    if let Some(most) = key.concurrent {
+        read = read.concurrent(most.get());
+    }
     Ok(match &key.tenant {
         Some(tenant) => read.tenant(tenant.as_str()),
         None => read,

@@ -13,6 +13,7 @@ pub(super) enum Step {
     Relay { topics: Vec<u8>, limit: usize, hold: u64, eager: bool },
     Claim { key: u8, payload: u8, hold: u64, retention: u64 },
     Take { bucket: u8, capacity: u64, amount: u64 },
+    SettleTake { bucket: u8, capacity: u64, by: i64 },
     Pass(u64),
     Maintain { keep: u64 },
     Crash,
@@ -64,6 +65,7 @@ fn step() -> impl Strategy<Value = Step> {
             |(key, other, hold, retention)| Step::Claim { key, payload: other.into(), hold, retention }
         ),
         1 => (0u8..2, 1u64..4, 0u64..5).prop_map(|(bucket, capacity, amount)| Step::Take { bucket, capacity, amount }),
+        1 => (0u8..2, 1u64..4, -3i64..5).prop_map(|(bucket, capacity, by)| Step::SettleTake { bucket, capacity, by }),
         3 => prop_oneof![4 => 0u64..7, 2 => 20u64..40, 1 => 60u64..4000].prop_map(Step::Pass),
         1 => prop_oneof![Just(10u64), Just(86_400)].prop_map(|keep| Step::Maintain { keep }),
         1 => Just(Step::Crash),
