@@ -15,6 +15,7 @@
 
 mod plugin;
 
+pub mod batch;
 pub mod cancel;
 pub mod clock;
 pub mod context;

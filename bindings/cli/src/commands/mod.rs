@@ -1,5 +1,6 @@
 //! The commands.
 
+pub(crate) mod batch;
 pub(crate) mod doctor;
 pub(crate) mod generate;
 pub(crate) mod jobs;

@@ -24,7 +24,7 @@ use selvedge_core::{
     Context, Scheduler,
     inference::Usage,
     layers::CallStats,
-    scheduler::Load,
+    scheduler::{Class, ClassLoad, Load},
     store::{Load as QueueLoad, QueueStats, StoreExt, Wakeups},
 };
 
@@ -167,24 +167,7 @@ impl Collector for Scrape {
             }
         }
         if let Some(load) = load {
-            for (name, help, value) in [
-                ("scheduler_running", "Model requests that run", load.running),
-                ("scheduler_waiting", "Model requests that wait", load.waiting),
-            ] {
-                ConstGauge::new(value as i64).encode(encoder.encode_descriptor(
-                    name,
-                    help,
-                    None,
-                    MetricType::Gauge,
-                )?)?;
-            }
-            let refused = encoder.encode_descriptor(
-                "scheduler_refused",
-                "Model requests turned away",
-                None,
-                MetricType::Counter,
-            )?;
-            ConstCounter::new(load.refused).encode(refused)?;
+            encode_scheduler(&mut encoder, load)?;
         }
         let mut times =
             encoder.encode_descriptor("call_duration", "Plugin calls", Some(&Unit::Seconds), MetricType::Histogram)?;
@@ -227,6 +210,27 @@ fn encode_line(encoder: &mut DescriptorEncoder<'_>, line: &QueueLoad) -> Result<
         if let Some(value) = value {
             ConstGauge::new(value).encode(encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?)?;
         }
+    }
+    Ok(())
+}
+
+/// What runs and waits of each class.
+fn encode_scheduler(encoder: &mut DescriptorEncoder<'_>, load: &Load) -> Result<(), std::fmt::Error> {
+    for (name, help, value) in [
+        ("scheduler_running", "Model requests that run", (|class| class.running as i64) as fn(ClassLoad) -> i64),
+        ("scheduler_waiting", "Model requests that wait", |class| class.waiting as i64),
+    ] {
+        let mut gauges = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for class in Class::ALL {
+            let labels = [("class", class.to_string())];
+            ConstGauge::new(value(load.of(class))).encode(gauges.encode_family(&labels)?)?;
+        }
+    }
+    let help = "Model requests turned away";
+    let mut refused = encoder.encode_descriptor("scheduler_refused", help, None, MetricType::Counter)?;
+    for class in Class::ALL {
+        let labels = [("class", class.to_string())];
+        ConstCounter::new(load.of(class).refused).encode(refused.encode_family(&labels)?)?;
     }
     Ok(())
 }
