@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use selvedge::{Error, ErrorKind, Result, scheduler::Class, store::Ceiling};
+use selvedge::{Error, ErrorKind, Result, priority::Priority, scheduler::Class, store::Ceiling};
 use serde::{Deserialize, Serialize};
 
 /// The default file, every key documented.
@@ -111,6 +111,39 @@ pub(crate) struct Batch {
 pub(crate) struct Scheduler {
     pub(crate) concurrency: NonZeroUsize,
     pub(crate) queue: usize,
+    pub(crate) reserve: BTreeMap<Class, f64>,
+    pub(crate) queues: BTreeMap<Class, usize>,
+    pub(crate) timeout_seconds: BTreeMap<Class, Seconds>,
+    pub(crate) promote_seconds: BTreeMap<Class, Seconds>,
+    pub(crate) most_urgent: BTreeMap<String, Class>,
+    pub(crate) step_bound_seconds: Seconds,
+}
+
+impl Scheduler {
+    /// The Scheduler that these settings mean.
+    ///
+    /// # Errors
+    /// `InvalidInput`, naming the setting.
+    pub(crate) fn build(&self) -> Result<Priority> {
+        let mut builder =
+            Priority::builder(self.concurrency.get(), self.queue).step_bound(self.step_bound_seconds.get());
+        for (class, share) in &self.reserve {
+            builder = builder.reserve(*class, *share);
+        }
+        for (class, bound) in &self.queues {
+            builder = builder.queue(*class, *bound);
+        }
+        for (class, longest) in &self.timeout_seconds {
+            builder = builder.timeout(*class, longest.get());
+        }
+        for (class, wait) in &self.promote_seconds {
+            builder = builder.promote_after(*class, wait.get());
+        }
+        for (tenant, class) in &self.most_urgent {
+            builder = builder.most_urgent(tenant.as_str(), *class);
+        }
+        builder.build()
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -134,12 +167,15 @@ pub(crate) struct Model {
     pub(crate) name: Option<String>,
     pub(crate) sha256: Option<String>,
     pub(crate) threads: Option<NonZeroUsize>,
+    #[serde(default)]
+    pub(crate) cores: Vec<usize>,
+    pub(crate) sequences: Option<NonZeroUsize>,
     pub(crate) context_length: Option<NonZeroUsize>,
 }
 
 impl Model {
     pub(crate) fn at(path: PathBuf) -> Self {
-        Self { path, name: None, sha256: None, threads: None, context_length: None }
+        Self { path, name: None, sha256: None, threads: None, cores: Vec::new(), sequences: None, context_length: None }
     }
 }
 
@@ -245,7 +281,16 @@ impl Default for Batch {
 
 impl Default for Scheduler {
     fn default() -> Self {
-        Self { concurrency: NonZeroUsize::MIN, queue: 64 }
+        Self {
+            concurrency: nonzero(4),
+            queue: 64,
+            reserve: BTreeMap::from([(Class::P0, 0.3)]),
+            queues: BTreeMap::new(),
+            timeout_seconds: BTreeMap::new(),
+            promote_seconds: BTreeMap::from([(Class::P1, Seconds::new(30)), (Class::P2, Seconds::new(120))]),
+            most_urgent: BTreeMap::new(),
+            step_bound_seconds: Seconds(Duration::from_millis(50)),
+        }
     }
 }
 
@@ -405,6 +450,27 @@ mod tests {
         for (name, value) in [("SELVEDGE_SERVER_HOST", "x"), ("SELVEDGE_SCHEDULER_CONCURRENCY", "many")] {
             let message = set(name, value).expect_err(name).to_string();
             assert!(message.contains(name), "{message}");
+        }
+    }
+
+    /// The block of a manifest that stands under a key.
+    fn block(manifest: &str, key: &str) -> String {
+        let (_, rest) = manifest.split_once(&format!("{key}: |\n")).expect(key);
+        rest.lines().map(|line| line.strip_prefix("    ").unwrap_or(line).to_owned() + "\n").collect()
+    }
+
+    #[test]
+    fn the_manifests_for_kubernetes_are_a_configuration() {
+        let file = block(include_str!("../../../examples/kubernetes/config.yaml"), "selvedge.toml");
+        let config = parse(Path::new("config.yaml"), &file).expect("a configuration");
+        assert_eq!(config.server.address, SocketAddr::from(([0, 0, 0, 0], 8080)));
+        assert_eq!(config.models[0].path, Path::new("/models/model.gguf"));
+        let keys = block(include_str!("../../../examples/kubernetes/secret.yaml"), "SELVEDGE_SERVER_KEYS");
+        let config = overridden(config, [("SELVEDGE_SERVER_KEYS".to_owned(), keys)].into_iter()).expect("keys");
+        assert_eq!(config.server.keys.len(), 3);
+        // What has to be replaced must not work as it stands.
+        for key in config.server.keys {
+            assert!(selvedge_http::ApiKey::sha256(&key.sha256.expect("a digest")).is_err());
         }
     }
 }

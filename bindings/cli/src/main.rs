@@ -1,8 +1,9 @@
-//! The `selvedge` command: a server, a model at the prompt, a look at jobs, and a check-up.
+//! The `selvedge` command: a server, a model at the prompt, a look at jobs, a check-up, and what inference costs.
 
 mod arguments;
 mod commands;
 mod config;
+mod cost;
 mod output;
 
 use std::process::ExitCode;
@@ -31,10 +32,15 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         Command::Config => output::print(config::DEFAULT)?,
         Command::Completions { shell } => commands::shell::completions(shell)?,
         Command::Man { folder } => commands::shell::man(folder.as_deref())?,
+        Command::Cost(options) => commands::cost::run(options)?,
         Command::Doctor(options) => return commands::doctor::run(arguments.config.as_deref(), options),
         Command::Generate(options) => {
             log(&config::Log { level: "error".into(), format: config::LogFormat::Text });
             commands::generate::run(options)?;
+        }
+        Command::Model(options) => {
+            log(&config::Log { level: "error".into(), format: config::LogFormat::Text });
+            commands::model::run(options)?;
         }
         Command::Serve(options) => {
             let (config, path) = config::load(arguments.config.as_deref())?;

@@ -81,3 +81,48 @@ pub(crate) fn fail(error: &Error) {
 pub(crate) fn stdout_is_terminal() -> bool {
     io::stdout().is_terminal()
 }
+
+/// Dollars, with cents below a hundred: `$16,000`, `-$9.20`.
+pub(crate) fn dollars(amount: f64) -> String {
+    let sign = if amount < 0.0 { "-" } else { "" };
+    let size = amount.abs();
+    if size == 0.0 || size >= 99.995 { format!("{sign}${}", thousands(size)) } else { format!("{sign}${size:.2}") }
+}
+
+/// A count in millions where it has some: `950,000`, `2.35M`, `10M`.
+pub(crate) fn millions(count: f64) -> String {
+    if count < 999_999.5 {
+        return thousands(count);
+    }
+    let text = format!("{:.2}", count / 1e6);
+    format!("{}M", text.trim_end_matches('0').trim_end_matches('.'))
+}
+
+/// A number that is not negative, whole and in groups of three digits.
+pub(crate) fn thousands(number: f64) -> String {
+    let digits = format!("{number:.0}");
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn money_and_counts_are_written_as_people_do() {
+        let money = [0.0, 0.004, 9.2, -9.2, 99.994, 99.996, 100.0, 16_000.0, -9_200.0, 1_234_567.6].map(dollars);
+        assert_eq!(
+            money,
+            ["$0", "$0.00", "$9.20", "-$9.20", "$99.99", "$100", "$100", "$16,000", "-$9,200", "$1,234,568"]
+        );
+        let counts = [0.0, 999.0, 999_999.0, 999_999.6, 1e6, 2_352_941.0, 1e7, 1.5e9].map(millions);
+        assert_eq!(counts, ["0", "999", "999,999", "1M", "1M", "2.35M", "10M", "1500M"]);
+    }
+}

@@ -375,6 +375,30 @@ class Scenarios(unittest.IsolatedAsyncioTestCase):
         self.assertIsNotNone(await answer.next_batch())
 
     @unittest.skipUnless(MODEL, "SELVEDGE_MODEL names no model")
+    async def test_a_short_chat_does_not_wait_for_a_long_one(self):
+        engine = await self.open_model()
+        patient = engine.chat(self.ask("Write a long story.", max_tokens=1500), sv.Call(_class=sv.Class.P2), None)
+        self.assertIsNotNone(await patient.next_batch())
+        urgent, last = engine.chat(self.ask("Hi", max_tokens=4), sv.Call(timeout_ms=60_000), None), None
+        while (part := await urgent.next_batch()) is not None:
+            last = part
+        self.assertIsNotNone(last.stop)
+        # The story is not over: it stood back.
+        self.assertIsNone((await patient.next_batch()).stop)
+        patient.cancel()
+
+    @unittest.skipUnless(MODEL, "SELVEDGE_MODEL names no model")
+    async def test_an_answer_is_held_to_a_schema(self):
+        engine = await self.open_model()
+        schema = '{"enum": ["green", "black"]}'
+        stream, text = engine.chat(self.ask("Which tea?", max_tokens=16, json_schema=schema), sv.Call(), None), ""
+        while (part := await stream.next_batch()) is not None:
+            text += part.text
+        self.assertIn(json.loads(text), ["green", "black"])
+        broken = engine.chat(self.ask("Which tea?", json_schema="{"), sv.Call(), None)
+        await self.fails(sv.ErrorKind.INVALID_INPUT, broken.next_batch())
+
+    @unittest.skipUnless(MODEL, "SELVEDGE_MODEL names no model")
     async def test_texts_become_vectors(self):
         vectors = await (await self.open_model()).embed(["green tea", "a train"], None, sv.Call(), None)
         self.assertEqual(len(vectors), 2)

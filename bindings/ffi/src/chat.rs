@@ -2,7 +2,7 @@ use std::{sync::Arc, time::Duration};
 
 use selvedge::{
     Context, Inference,
-    inference::{self, Chunk, Generate, Generation, Message, Prompt, Sampling},
+    inference::{self, Chunk, Generate, Generation, Grammar, Message, Prompt, Sampling},
 };
 
 use crate::{
@@ -47,6 +47,9 @@ pub struct ChatRequest {
     /// Texts that end the answer; they are not part of it.
     #[uniffi(default)]
     pub stop: Vec<String>,
+    /// A JSON Schema, as JSON: the answer is JSON that fits it.
+    #[uniffi(default = None)]
+    pub json_schema: Option<String>,
     /// The most tokens in one batch of the stream. The first batches are smaller, so that the first word shows at once.
     #[uniffi(default = 32)]
     pub batch_tokens: u32,
@@ -68,6 +71,7 @@ impl ChatRequest {
             top_k: 0,
             seed: 0,
             stop: Vec::new(),
+            json_schema: None,
             batch_tokens: 32,
             batch_wait_ms: 500,
         }
@@ -96,6 +100,8 @@ pub struct ChatChunk {
     pub stop: Option<StopReason>,
     /// Tokens of the prompt; only in the last batch.
     pub prompt_tokens: u32,
+    /// Those of them that had been read before; only in the last batch.
+    pub cached_tokens: u32,
     /// Reading the prompt, in ms; only in the last batch.
     pub prefill_ms: u64,
     /// Tokens added a second; only in the last batch.
@@ -226,6 +232,7 @@ impl Answer {
         let mut generate =
             Generate::new(Prompt::Chat(messages.collect())).max_tokens(request.max_tokens as usize).sampling(sampling);
         generate.stop = request.stop;
+        generate.grammar = request.json_schema.map(Grammar::JsonSchema);
         Ok(Self {
             generation: running.engine.chat(cx, request.model.as_deref(), generate).await?,
             batch: 1,
@@ -267,6 +274,7 @@ impl ChatChunk {
                     inference::StopReason::MaxTokens => StopReason::MaxTokens,
                 });
                 self.prompt_tokens = u32::try_from(usage.prompt_tokens).unwrap_or(u32::MAX);
+                self.cached_tokens = u32::try_from(usage.cached_tokens).unwrap_or(u32::MAX);
                 self.prefill_ms = millis(usage.prefill);
                 self.tokens_per_second = usage.tokens_per_second();
                 true

@@ -34,6 +34,9 @@ pub struct ModelConfig {
     /// Threads that compute; without it, as many as help.
     #[uniffi(default = None)]
     pub threads: Option<u32>,
+    /// Answers whose context is in memory at once; without it, as many as run at once.
+    #[uniffi(default = None)]
+    pub sequences: Option<u32>,
 }
 
 /// How an engine is opened.
@@ -50,6 +53,9 @@ pub struct EngineConfig {
     /// Language models. The first is the default.
     #[uniffi(default)]
     pub models: Vec<ModelConfig>,
+    /// Model calls that run at once.
+    #[uniffi(default = 2)]
+    pub concurrency: u32,
     /// Model calls that wait at most; one more is `Busy`.
     #[uniffi(default = 8)]
     pub queue_limit: u32,
@@ -66,6 +72,7 @@ impl EngineConfig {
             durability: None,
             max_bytes: None,
             models: Vec::new(),
+            concurrency: 2,
             queue_limit: 8,
             callback_timeout_ms: 30_000,
         }
@@ -90,10 +97,16 @@ impl EngineConfig {
             builder = builder.max_bytes(bytes);
         }
         let store = builder.open()?;
-        let scheduler = Priority::new(1, self.queue_limit as usize).clock(Arc::new(TokioClock));
-        let scheduler = AnyScheduler::new(scheduler);
-        let engine = selvedge::builder().store(store.clone()).scheduler(scheduler.clone());
-        let engine = self.models.iter().try_fold(engine, |engine, model| open_model(engine, model, &scheduler))?;
+        let scheduler = || {
+            let places = self.concurrency.max(1) as usize;
+            AnyScheduler::new(Priority::new(places, self.queue_limit as usize).clock(Arc::new(TokioClock)))
+        };
+        let engine = selvedge::builder().store(store.clone()).scheduler(scheduler());
+        // What a pass takes is learnt, and differs from model to model: each has a planner of its own.
+        let engine = self
+            .models
+            .iter()
+            .try_fold(engine, |engine, model| open_model(engine, model, self.concurrency, scheduler()))?;
         Ok((engine.build(), store))
     }
 }
@@ -102,9 +115,11 @@ impl EngineConfig {
 fn open_model(
     engine: selvedge::EngineBuilder,
     model: &ModelConfig,
-    scheduler: &AnyScheduler,
+    concurrency: u32,
+    scheduler: AnyScheduler,
 ) -> Result<selvedge::EngineBuilder> {
-    let mut builder = selvedge::llama::Llama::builder(&model.path).scheduler(scheduler.clone());
+    let sequences = model.sequences.unwrap_or(concurrency).max(1) as usize;
+    let mut builder = selvedge::llama::Llama::builder(&model.path).scheduler(scheduler).sequences(sequences);
     if let Some(name) = &model.name {
         builder = builder.name(name);
     }
@@ -121,7 +136,12 @@ fn open_model(
 }
 
 #[cfg(not(feature = "llama"))]
-fn open_model(_: selvedge::EngineBuilder, model: &ModelConfig, _: &AnyScheduler) -> Result<selvedge::EngineBuilder> {
+fn open_model(
+    _: selvedge::EngineBuilder,
+    model: &ModelConfig,
+    _: u32,
+    _: AnyScheduler,
+) -> Result<selvedge::EngineBuilder> {
     Err(Error::new(ErrorKind::Unsupported, "engine.open", "this build of the library has no model backend")
         .with("model", &model.path)
         .advise("leave `models` empty, or use the package with llama.cpp inside"))

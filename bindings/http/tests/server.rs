@@ -242,7 +242,7 @@ async fn it_counts_what_it_does() {
         r#"selvedge_http_request_duration_seconds_count{method="POST",route="/v1/intents"} 1"#,
         r#"selvedge_queue_jobs{queue="intents",tenant="",state="ready"} 1"#,
         r#"selvedge_call_duration_seconds_count{operation="store.claim"} 1"#,
-        "selvedge_scheduler_running 0",
+        r#"selvedge_scheduler_running{class="p0"} 0"#,
         "selvedge_queue_ceiling 1000.0",
         r#"selvedge_store_wakeups{mode="poll"} 1"#,
         r#"selvedge_store_wakeups{mode="fallback"} 0"#,

@@ -10,7 +10,7 @@ use selvedge_core::{
     scheduler::SequenceView,
 };
 
-use crate::{grammar, logits, sampling, sys::Batch, text::TextStream};
+use crate::{grammar, logits, sampling, slots::Slots, sys::Batch, text::TextStream};
 
 /// What a request wants, and where the answer goes.
 pub(crate) enum Task {
@@ -134,13 +134,14 @@ impl Sequence {
     }
 
     /// What a Scheduler sees of it.
-    pub(crate) fn view(&self, now: Instant) -> SequenceView {
-        let left = self.tokens.len() - self.fed;
+    pub(crate) fn view(&self, now: Instant, slots: &Slots) -> SequenceView {
+        let cached = if let Cache::None = self.cache { slots.common(&self.tokens) } else { self.fed };
+        let left = self.tokens.len() - cached;
         SequenceView {
             id: self.id,
             class: self.job.cx.class(),
             prompt_left: if self.prefill.is_some() && left == 1 { 0 } else { left },
-            cached: self.fed,
+            cached,
             resident: self.slot().is_some(),
             idle: now.saturating_duration_since(self.advanced),
             draft: None,

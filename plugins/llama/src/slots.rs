@@ -33,19 +33,32 @@ impl Slots {
         self.0.len()
     }
 
+    /// How many of these tokens the slot that [`take`](Self::take) would give has in its cache.
+    pub(crate) fn common(&self, tokens: &[LlamaToken]) -> usize {
+        self.best(tokens).map_or(0, |taken| taken.cached)
+    }
+
     /// Takes a free slot for tokens of which at least the last has to be fed: the one that has the most of them already, or
     /// the lowest, so that the slots in use lie side by side. What else is in its cache is to be forgotten.
     pub(crate) fn take(&mut self, tokens: &[LlamaToken]) -> Option<Taken> {
+        let taken = self.best(tokens)?;
+        self.0[taken.slot] = Slot { held: true, left: Vec::new() };
+        Some(taken)
+    }
+
+    fn best(&self, tokens: &[LlamaToken]) -> Option<Taken> {
         let most = tokens.len().saturating_sub(1);
         let common = |slot: &Slot| slot.left.iter().zip(&tokens[..most]).take_while(|(a, b)| a == b).count();
-        let free = || self.0.iter().enumerate().filter(|(_, slot)| !slot.held);
-        let lowest = free().next()?;
-        // The last of equals is what `max_by_key` gives: the lowest is wanted.
-        let best = free().rev().max_by_key(|(_, slot)| common(slot))?;
-        let (index, slot) = if common(best.1) >= common(lowest.1) + WORTH { best } else { lowest };
-        let taken = Taken { slot: index, cached: common(slot) };
-        self.0[index] = Slot { held: true, left: Vec::new() };
-        Some(taken)
+        let mut free = self.0.iter().enumerate().filter(|(_, slot)| !slot.held);
+        let mut best = free.next().map(|(slot, place)| Taken { slot, cached: common(place) })?;
+        let lowest = best.cached;
+        for (slot, place) in free {
+            let cached = common(place);
+            if cached > best.cached && cached >= lowest + WORTH {
+                best = Taken { slot, cached };
+            }
+        }
+        Some(best)
     }
 
     /// Gives a slot back with what is in its cache.

@@ -161,7 +161,7 @@ impl<'m> Worker<'m> {
     fn step(&mut self) -> bool {
         let now = Instant::now();
         let step = Step {
-            sequences: self.live.iter().map(|sequence| sequence.view(now)).collect(),
+            sequences: self.live.iter().map(|sequence| sequence.view(now, &self.slots)).collect(),
             batch: self.context.batch(),
             threads: self.settings.threads,
             slots: self.slots.count(),

@@ -81,13 +81,16 @@ async fn the_class_of_a_request_reaches_the_plan() {
     let gate = Gate::default();
     let (llama, _folder) = open(&gate, 4);
     for class in [Class::P0, Class::P1, Class::P2] {
-        let usage = answer(&llama, &Context::new().with_class(class)).await.usage;
+        // Each has a prompt of its own: what was read before is not read again, and a beginning that all have is not either.
+        let request = Generate::text(format!("{} tea and more tea", class as u8)).max_tokens(60);
+        let answer = llama.generate(&Context::new().with_class(class), request).await.unwrap().collect().await.unwrap();
+        let usage = answer.usage;
+        let fresh = usage.prompt_tokens - usage.cached_tokens;
         let seen = std::mem::take(&mut *gate.seen.lock().unwrap());
         assert!(seen.iter().all(|view| view.class == class && view.id == seen[0].id), "{seen:?}");
         // A prompt is read in pieces of a batch; then every step takes one token.
         let left: Vec<_> = seen.iter().map(|view| view.prompt_left).collect();
-        let prompt: Vec<_> =
-            (0..usage.prompt_tokens.div_ceil(4)).map(|piece| usage.prompt_tokens - 4 * piece).collect();
+        let prompt: Vec<_> = (0..fresh.div_ceil(4)).map(|piece| fresh - 4 * piece).collect();
         assert_eq!(left[..prompt.len()], prompt);
         assert!(left[prompt.len()..].iter().all(|left| *left == 0));
         assert_eq!(left.len(), prompt.len() + usage.completion_tokens - 1);

@@ -1,22 +1,47 @@
-//! A [`Scheduler`] for servers: bounded admission with permits.
+//! A [`Scheduler`] for machines on which people and batch jobs share a model: people first, nothing idle, nobody forgotten.
 //!
-//! At most `concurrency` requests run at once and at most `queue` wait; one more is turned away at once with the time after
-//! which a place is likely to be free, because a queue without a bound only moves the failure to the caller's timeout.
-//! A more urgent class is admitted first, and within a class whoever came first. Steps are planned first come, first served.
+//! **Requests** wait for one of `concurrency` places. A share of them is reserved for P0 while it is not used; the queue has a
+//! bound, and one request too many is turned away at once with the time after which a place is likely to be free. Within a class
+//! tenants take turns by what their requests cost (deficit round robin: Shreedhar and Varghese, SIGCOMM 1995). Who waits too long is
+//! promoted.
+//!
+//! **Passes** are planned one by one, as in Orca (Yu et al., OSDI 2022). While a P0 is live a pass keeps to a bound, for which
+//! prompts are read in pieces as in Sarathi-Serve (Agrawal et al., OSDI 2024) and less urgent sequences are left out as far as
+//! needed; they keep their caches. What a pass takes is predicted by a model that is learnt from those that were done. Drafts are as
+//! long as they pay under the present load (TurboSpec: Liu et al., arXiv 2406.14066).
+//!
+//! The model of costs is that of one machine and one model: give each model that is served at the same time a `Priority` of its own.
+
+mod admit;
+mod cost;
+mod draft;
+mod fairness;
+mod plan;
+mod settings;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::Duration,
 };
 
 use event_listener::Event;
+use futures_util::future::{Either, select};
 use selvedge_core::{
-    Clock, Context, Error, ErrorKind, Result, Scheduler, SystemClock,
-    scheduler::{Class, ClassLoad, Load, Permit, Plan, SchedulerCapabilities, Step, Work},
+    Clock, Context, Error, ErrorKind, Result, Scheduler, SystemClock, Timestamp,
+    scheduler::{Class, Load, Permit, Plan, SchedulerCapabilities, Step, Work},
 };
 
-/// Bounded admission. Clones share the places.
+use crate::{
+    admit::{Admission, Entry, Full, Grant, Request},
+    cost::Tariff,
+    fairness::Tenant,
+    plan::Planner,
+    settings::Settings,
+};
+pub use settings::Builder;
+
+/// Reserved places, fair admission, and passes that keep to a bound. Clones share the places.
 ///
 /// ```
 /// use selvedge_core::{Context, Scheduler, scheduler::Work};
@@ -24,7 +49,7 @@ use selvedge_core::{
 ///
 /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
 /// let scheduler = Priority::new(1, 8);
-/// let permit = scheduler.admit(&Context::new(), Work::default()).await?;
+/// let permit = scheduler.admit(&Context::new(), Work { prompt: 200, answer: 64 }).await?;
 /// assert_eq!(scheduler.load().total().running, 1);
 /// drop(permit);
 /// assert_eq!(scheduler.load().total().running, 0);
@@ -40,129 +65,173 @@ pub struct Priority {
 
 #[derive(Debug)]
 struct Shared {
-    concurrency: usize,
-    queue: usize,
-    state: Mutex<State>,
+    settings: Arc<Settings>,
+    admission: Mutex<Waiters>,
+    planner: Mutex<Planner>,
+    /// The latest time that was told: a wall clock that is set back must not make anybody wait longer.
+    latest: Mutex<Timestamp>,
 }
 
 #[derive(Debug)]
-struct State {
-    load: Load,
-    next_ticket: u64,
-    /// Who waits, by class and then by arrival.
-    waiting: BTreeMap<Class, VecDeque<Waiter>>,
-    /// A smoothed time a permit is held, to tell callers when to come back.
-    held: Duration,
+struct Waiters {
+    admission: Admission,
+    turns: HashMap<u64, Arc<Turn>>,
 }
 
-#[derive(Debug)]
-struct Waiter {
-    ticket: u64,
-    turn: Arc<Turn>,
-}
-
-/// Where a waiter learns that a place is his.
+/// Where a request that waits learns what became of it.
 #[derive(Debug, Default)]
 struct Turn {
-    granted: std::sync::atomic::AtomicBool,
+    outcome: OnceLock<Outcome>,
     event: Event,
 }
 
+#[derive(Debug)]
+enum Outcome {
+    Granted(Grant),
+    /// It was turned away for one more urgent; when to come back.
+    Shed(Duration),
+}
+
 impl Priority {
-    /// At most `concurrency` requests at once (at least 1), and at most `queue` waiting.
+    /// At most `concurrency` requests at once (at least 1), and at most `queue` waiting; all else as [`Builder`] says by default.
     pub fn new(concurrency: usize, queue: usize) -> Self {
-        let state =
-            State { load: Load::default(), next_ticket: 0, waiting: BTreeMap::new(), held: Duration::from_secs(1) };
-        let shared = Shared { concurrency: concurrency.max(1), queue, state: Mutex::new(state) };
-        Self { shared: Arc::new(shared), clock: Arc::new(SystemClock) }
+        Self::made(Settings::new(concurrency, queue), Arc::new(SystemClock))
     }
 
-    /// Waits for deadlines by `clock`.
+    /// The same, with more to set.
+    pub fn builder(concurrency: usize, queue: usize) -> Builder {
+        Builder::new(concurrency, queue)
+    }
+
+    fn made(settings: Settings, clock: Arc<dyn Clock>) -> Self {
+        let settings = Arc::new(settings);
+        let admission = Admission::new(settings.clone());
+        let shared = Shared {
+            admission: Mutex::new(Waiters { admission, turns: HashMap::new() }),
+            planner: Mutex::new(Planner::new(settings.clone())),
+            latest: Mutex::new(Timestamp::default()),
+            settings,
+        };
+        Self { shared: Arc::new(shared), clock }
+    }
+
+    /// Tells time and waits by `clock`.
     #[must_use]
     pub fn clock(self, clock: Arc<dyn Clock>) -> Self {
         Self { clock, ..self }
     }
 
-    fn permit(&self, class: Class, asked: Instant) -> Permit {
-        let shared = self.shared.clone();
-        let granted = Instant::now();
-        Permit::new(class, granted - asked, move |_| {
-            let mut state = shared.state();
-            state.held = state.held.mul_f64(0.8) + granted.elapsed().mul_f64(0.2);
-            state.hand_on(class);
+    fn now(&self) -> Duration {
+        self.shared.now(&*self.clock)
+    }
+
+    fn permit(&self, grant: Grant, tariff: Tariff) -> Permit {
+        let (shared, clock) = (self.shared.clone(), self.clock.clone());
+        Permit::new(grant.class, grant.waited, move |done| {
+            let now = shared.now(&*clock);
+            shared.waiters().leave(now, &grant, done.map(|work| tariff.cost(work)));
         })
     }
+
+    /// The queue has no room.
+    fn full(&self, class: Class, full: Full, after: Duration) -> Error {
+        let settings = &self.shared.settings;
+        match full {
+            Full::Queue => busy(class, "too many requests are waiting", after)
+                .with("limit", settings.queue)
+                .advise("come back later, or raise the queue limit"),
+            Full::Class => busy(class, "too many requests of this class are waiting", after)
+                .with("limit", settings.queues[class as usize].unwrap_or(settings.queue))
+                .advise("come back later, or raise the queue limit of the class"),
+        }
+    }
+}
+
+fn busy(class: Class, message: &'static str, after: Duration) -> Error {
+    Error::new(ErrorKind::Busy, "scheduler.admit", message).with("class", class).retry_in(after)
 }
 
 impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn now(&self, clock: &dyn Clock) -> Duration {
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        *latest = clock.now().max(*latest);
+        latest.since(Timestamp::default())
     }
 
-    /// A place is likely to be free once everybody in front has been served.
-    fn busy(&self, state: &State) -> Error {
-        let rounds = (state.load.total().waiting + 1).div_ceil(self.concurrency) as u32;
-        let after = (state.held * rounds).max(Duration::from_millis(10));
-        Error::new(ErrorKind::Busy, "scheduler.admit", "too many requests are waiting")
-            .with("waiting", state.load.total().waiting)
-            .with("limit", self.queue)
-            .retry_in(after)
-            .advise("come back later, or raise the queue limit")
+    fn waiters(&self) -> MutexGuard<'_, Waiters> {
+        self.admission.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn planner(&self) -> MutexGuard<'_, Planner> {
+        self.planner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
-    /// Gives a free place to the most urgent waiter, who then need not race for it.
-    fn hand_on(&mut self, from: Class) {
-        self.of(from).running -= 1;
-        match self.waiting.iter_mut().find_map(|(class, queue)| Some((*class, queue.pop_front()?))) {
-            Some((class, waiter)) => {
-                self.of(class).waiting -= 1;
-                self.of(class).running += 1;
-                waiter.turn.granted.store(true, std::sync::atomic::Ordering::Release);
-                waiter.turn.event.notify(1);
-            }
-            None => {}
+impl Waiters {
+    /// A place comes back and goes to who is next, who then need not race for it.
+    fn leave(&mut self, now: Duration, grant: &Grant, spent: Option<fairness::Cost>) {
+        for grant in self.admission.leave(now, grant, spent) {
+            self.tell(grant.ticket, Outcome::Granted(grant));
         }
     }
 
-    fn of(&mut self, class: Class) -> &mut ClassLoad {
-        &mut self.load.classes[class as usize]
+    fn tell(&mut self, ticket: u64, outcome: Outcome) {
+        if let Some(turn) = self.turns.remove(&ticket) {
+            // It is told once, because it was taken out of the map.
+            let _ = turn.outcome.set(outcome);
+            turn.event.notify(1);
+        }
     }
 }
 
-/// A place in the queue. If its future is dropped, the place goes, or, if it was just granted, is handed on.
-struct Place<'a> {
-    shared: &'a Shared,
+/// A request that waits. If its future is dropped it waits no longer; a place that it was just given is handed on.
+struct Waiter<'a> {
+    scheduler: &'a Priority,
     class: Class,
+    tenant: Tenant,
     ticket: u64,
     turn: Arc<Turn>,
     taken: bool,
 }
 
-impl Place<'_> {
-    async fn granted(&self) {
+impl Waiter<'_> {
+    async fn outcome(&self) -> &Outcome {
         loop {
             let listener = self.turn.event.listen();
-            if self.turn.granted.load(std::sync::atomic::Ordering::Acquire) {
-                return;
+            if let Some(outcome) = self.turn.outcome.get() {
+                return outcome;
             }
             listener.await;
         }
     }
+
+    /// The outcome, or `None` when it waited as long as its class may.
+    async fn in_time(&self) -> Option<&Outcome> {
+        let Some(longest) = self.scheduler.shared.settings.timeouts[self.class as usize] else {
+            return Some(self.outcome().await);
+        };
+        match select(std::pin::pin!(self.outcome()), self.scheduler.clock.sleep(longest)).await {
+            Either::Left((outcome, _)) => Some(outcome),
+            Either::Right(_) => None,
+        }
+    }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Waiter<'_> {
     fn drop(&mut self) {
         if self.taken {
             return;
         }
-        let mut state = self.shared.state();
-        if self.turn.granted.load(std::sync::atomic::Ordering::Acquire) {
-            state.hand_on(self.class);
-        } else if let Some(queue) = state.waiting.get_mut(&self.class) {
-            queue.retain(|waiter| waiter.ticket != self.ticket);
-            state.of(self.class).waiting -= 1;
+        let now = self.scheduler.now();
+        let mut waiters = self.scheduler.shared.waiters();
+        match self.turn.outcome.get() {
+            // Nothing was done in it.
+            Some(Outcome::Granted(grant)) => waiters.leave(now, grant, Some(0)),
+            Some(Outcome::Shed(_)) => (),
+            None => {
+                waiters.turns.remove(&self.ticket);
+                waiters.admission.withdraw(self.class, &self.tenant, self.ticket);
+            }
         }
     }
 }
@@ -172,43 +241,69 @@ impl Scheduler for Priority {
         SchedulerCapabilities {
             plugin: "priority",
             classes: true,
-            preemption: false,
-            concurrency: self.shared.concurrency,
-            queue: self.shared.queue,
+            preemption: true,
+            concurrency: self.shared.settings.concurrency,
+            queue: self.shared.settings.queue,
         }
     }
 
     fn load(&self) -> Load {
-        self.shared.state().load
+        self.shared.waiters().admission.load()
     }
 
     fn plan(&self, step: &Step) -> Plan {
-        Plan::in_order(step)
+        let now = self.now();
+        self.shared.planner().plan(now, step)
     }
 
-    async fn admit(&self, cx: &Context, _: Work) -> Result<Permit> {
+    async fn admit(&self, cx: &Context, work: Work) -> Result<Permit> {
         cx.check("scheduler.admit")?;
-        let asked = Instant::now();
-        let mut place = {
-            let mut state = self.shared.state();
-            if state.load.total().running < self.shared.concurrency {
-                state.of(cx.class()).running += 1;
-                drop(state);
-                return Ok(self.permit(cx.class(), asked));
+        let class = self.shared.settings.class(cx.tenant(), cx.class());
+        let tenant = cx.tenant().map(Arc::from);
+        let tariff = self.shared.planner().model().latest().tariff(self.shared.settings.concurrency);
+        let now = self.now();
+        let mut waiter = {
+            let mut waiters = self.shared.waiters();
+            let request = Request { class, tenant, cost: tariff.cost(work) };
+            let tenant = request.tenant.clone();
+            match waiters.admission.enter(now, request) {
+                Entry::Granted(grant) => {
+                    drop(waiters);
+                    return Ok(self.permit(grant, tariff));
+                }
+                Entry::Full(full) => return Err(self.full(class, full, waiters.admission.retry_after(class))),
+                Entry::Waits { ticket, instead_of } => {
+                    if let Some(gone) = instead_of {
+                        // Only a less urgent one is ever turned away: P2 gives the longer time, which suits P1 as well.
+                        let after = waiters.admission.retry_after(Class::P2);
+                        waiters.tell(gone, Outcome::Shed(after));
+                    }
+                    let turn = Arc::new(Turn::default());
+                    waiters.turns.insert(ticket, turn.clone());
+                    Waiter { scheduler: self, class, tenant, ticket, turn, taken: false }
+                }
             }
-            if state.load.total().waiting >= self.shared.queue {
-                state.of(cx.class()).refused += 1;
-                return Err(self.shared.busy(&state));
-            }
-            let (ticket, turn) = (state.next_ticket, Arc::new(Turn::default()));
-            state.next_ticket += 1;
-            state.of(cx.class()).waiting += 1;
-            state.waiting.entry(cx.class()).or_default().push_back(Waiter { ticket, turn: turn.clone() });
-            Place { shared: &self.shared, class: cx.class(), ticket, turn, taken: false }
         };
-        cx.bound(&*self.clock, "scheduler.admit", place.granted()).await?;
-        place.taken = true;
-        drop(place);
-        Ok(self.permit(cx.class(), asked))
+        let outcome = cx.bound(&*self.clock, "scheduler.admit", waiter.in_time()).await?;
+        match outcome {
+            Some(Outcome::Granted(grant)) => {
+                let grant = grant.clone();
+                waiter.taken = true;
+                Ok(self.permit(grant, tariff))
+            }
+            Some(Outcome::Shed(after)) => Err(busy(class, "more urgent requests fill the queue", *after)
+                .with("limit", self.shared.settings.queue)
+                .advise("come back later, or raise the queue limit")),
+            None => {
+                drop(waiter);
+                let mut waiters = self.shared.waiters();
+                waiters.admission.timed_out(class);
+                let after = waiters.admission.retry_after(class);
+                let longest = self.shared.settings.timeouts[class as usize].unwrap_or_default();
+                Err(busy(class, "the request waited as long as its class may", after)
+                    .with("timeout", format_args!("{longest:?}"))
+                    .advise("come back later, or raise the timeout of the class"))
+            }
+        }
     }
 }

@@ -20,6 +20,11 @@ enum Flaw {
     DeadlineIgnored,
     RefusalsUncounted,
     BusyWithoutTime,
+    WrongClass,
+    ReservationLost,
+    LessUrgentFirst,
+    SlotsTaken,
+    ParkedForgotten,
 }
 
 #[derive(Debug)]
@@ -52,6 +57,29 @@ impl Scheduler for Broken {
                 let advance = first.map(|first| Advance { id: first.id, tokens: tokens(first.prompt_left), draft: 0 });
                 plan.advance = advance.into_iter().collect();
             }
+            Flaw::LessUrgentFirst => {
+                let class =
+                    |id| step.sequences.iter().find(|sequence| sequence.id == id).map(|sequence| sequence.class);
+                let most = plan.advance.iter().filter_map(|advance| class(advance.id)).min();
+                if plan.advance.iter().any(|advance| class(advance.id) != most) {
+                    plan.advance.retain(|advance| class(advance.id) != most);
+                }
+            }
+            Flaw::SlotsTaken => {
+                let resident = |id| step.sequences.iter().any(|sequence| sequence.id == id && sequence.resident);
+                if let Some(away) = step.sequences.iter().find(|sequence| !sequence.resident)
+                    && plan.advance.iter().all(|advance| resident(advance.id))
+                    && let Some(first) = plan.advance.first_mut()
+                {
+                    *first = Advance { id: away.id, tokens: 1, draft: 0 };
+                }
+            }
+            Flaw::ParkedForgotten => {
+                let parked = |id| step.sequences.iter().any(|s| s.id == id && !s.resident && s.cached > 0);
+                if plan.advance.len() > 1 {
+                    plan.advance.retain(|advance| !parked(advance.id));
+                }
+            }
             _ => (),
         }
         plan
@@ -61,6 +89,10 @@ impl Scheduler for Broken {
         let number = self.admitted.fetch_add(1, Ordering::Relaxed);
         let cx = match self.flaw {
             Flaw::ClassIgnored => cx.clone().with_class(Class::P0),
+            // Only on a large one: on a small one requests would wait for ever for the last place.
+            Flaw::ReservationLost if self.inner.capabilities().concurrency > 8 => {
+                cx.clone().with_class(cx.class().max(Class::P1))
+            }
             Flaw::DeadlineIgnored => Context::new().with_cancel(cx.cancel().clone()),
             _ => cx.clone(),
         };
@@ -69,6 +101,10 @@ impl Scheduler for Broken {
             Flaw::LostPermit if number % 5 == 4 => {
                 std::mem::forget(self.inner.admit(&cx, request).await?);
                 Ok(Permit::new(cx.class(), std::time::Duration::ZERO, |_| ()))
+            }
+            Flaw::WrongClass => {
+                let inner = self.inner.admit(&cx, request).await?;
+                Ok(Permit::new(Class::P0, inner.waited(), move |_| drop(inner)))
             }
             Flaw::BusyWithoutTime => self.inner.admit(&cx, request).await.map_err(|error| {
                 selvedge_core::Error::new(error.kind(), error.operation(), error.message().to_owned())
@@ -127,4 +163,29 @@ fn refusals_that_are_not_counted_are_found() {
 #[test]
 fn a_refusal_that_does_not_say_when_is_found() {
     finds(Flaw::BusyWithoutTime, "scheduler::admit::one_more_than_the_queue_holds_is_busy");
+}
+
+#[test]
+fn a_permit_of_another_class_is_found() {
+    finds(Flaw::WrongClass, "scheduler::admit::a_permit_has_a_class");
+}
+
+#[test]
+fn a_reserved_place_that_is_not_given_is_found() {
+    finds(Flaw::ReservationLost, "scheduler::admit::a_reserved_place_is_had_at_once");
+}
+
+#[test]
+fn a_less_urgent_sequence_that_goes_first_is_found() {
+    finds(Flaw::LessUrgentFirst, "scheduler::plan::nobody_more_urgent_is_left_out");
+}
+
+#[test]
+fn a_slot_that_is_taken_from_an_equal_is_found() {
+    finds(Flaw::SlotsTaken, "scheduler::plan::slots_change_hands_only_for_the_more_urgent");
+}
+
+#[test]
+fn a_parked_sequence_that_is_forgotten_is_found() {
+    finds(Flaw::ParkedForgotten, "scheduler::plan::a_parked_sequence_comes_back");
 }

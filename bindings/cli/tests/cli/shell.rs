@@ -9,7 +9,7 @@ fn completions_know_every_command() {
     for shell in ["bash", "zsh", "fish"] {
         let said = with(["completions", shell]);
         assert_eq!(said.code, Some(0), "{said:?}");
-        for word in ["serve", "generate", "jobs", "doctor", "max-tokens"] {
+        for word in ["serve", "generate", "jobs", "cost", "doctor", "max-tokens", "tokens-per-second"] {
             assert!(said.out.contains(word), "{shell} does not know {word}");
         }
     }
@@ -33,7 +33,14 @@ fn the_manual_has_a_page_for_each_command() {
     let folder = tempfile::tempdir().unwrap();
     assert_eq!(with(["man", folder.path().to_str().unwrap()]).code, Some(0));
     let pages: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|page| page.unwrap().file_name()).collect();
-    for page in ["selvedge.1", "selvedge-serve.1", "selvedge-generate.1", "selvedge-jobs.1", "selvedge-jobs-cancel.1"] {
+    for page in [
+        "selvedge.1",
+        "selvedge-serve.1",
+        "selvedge-generate.1",
+        "selvedge-jobs.1",
+        "selvedge-jobs-cancel.1",
+        "selvedge-cost-inference.1",
+    ] {
         assert!(pages.iter().any(|found| found == page), "{page} is not in {pages:?}");
     }
     with(["man", "/nowhere/at/all"]).failed(1, &["/nowhere/at/all", "try: "]);

@@ -17,7 +17,7 @@ async fn story(server: &Server, max_tokens: usize) -> Events {
 #[tokio::test]
 async fn a_client_that_hangs_up_frees_its_place() {
     let server = Server::with_model("[scheduler]\nconcurrency = 1\nqueue = 4\n");
-    let running = async || server.metric("selvedge_scheduler_running").await;
+    let running = async || server.metric(r#"selvedge_scheduler_running{class="p0"}"#).await;
     let generated = r#"selvedge_model_tokens_total{model="smol",kind="completion"}"#;
     let events = story(&server, 1_500).await;
     assert_eq!(running().await, 1.0);

@@ -22,6 +22,7 @@ public final class Engine: Sendable {
     ///   - durability: what a power cut may cost.
     ///   - hosts: what the app lends the engine.
     ///   - callbackTimeout: how long a callback of the app may take, in seconds.
+    ///   - concurrency: how many calls to models run at once; each needs memory for a context of its own.
     /// - Throws: ``SelvedgeError`` of kind `damaged`, `newerVersion`, `permissionDenied`, `storageFull`, `busy`, `conflict`
     ///   (another program's file), `invalidInput` or `unsupported`.
     public init(
@@ -29,12 +30,14 @@ public final class Engine: Sendable {
         models: [ModelConfig] = [],
         durability: Durability = .durable,
         hosts: Hosts = Hosts(),
-        callbackTimeout: TimeInterval = 30
+        callbackTimeout: TimeInterval = 30,
+        concurrency: UInt32 = 2
     ) async throws {
         let config = EngineConfig(
             database: database,
             durability: durability,
             models: models,
+            concurrency: concurrency,
             callbackTimeoutMs: milliseconds(callbackTimeout)
         )
         native = try await calling { try await SelvedgeGenerated.Engine.open(config: config, hosts: hosts) }

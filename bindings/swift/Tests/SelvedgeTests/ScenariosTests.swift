@@ -293,6 +293,39 @@ final class ScenariosTests: Sendable {
     }
 
     @Test(.enabled(if: model != nil, "SELVEDGE_MODEL names no model"))
+    func aShortChatDoesNotWaitForALongOne() async throws {
+        let engine = try await talking()
+        let (parts, stops) = (Kept<String>(), Kept<StopReason>())
+        let patient = Task {
+            for try await part in engine.chat(ask("Write a long story.", 1500), call: Call(class: .p2)) {
+                parts.add(part.text)
+                if let stop = part.stop { stops.add(stop) }
+            }
+        }
+        try await until("the story begins") { !parts.all.isEmpty }
+        var last: ChatChunk?
+        for try await part in engine.chat(ask("Hi", 4), call: .timeout(60)) { last = part }
+        #expect(last?.stop != nil)
+        // The story is not over: it stood back.
+        #expect(stops.all.isEmpty)
+        patient.cancel()
+        _ = await patient.result
+    }
+
+    @Test(.enabled(if: model != nil, "SELVEDGE_MODEL names no model"))
+    func anAnswerIsHeldToASchema() async throws {
+        let engine = try await talking()
+        var request = ask("Which tea?", 16)
+        request.jsonSchema = #"{"enum": ["green", "black"]}"#
+        var text = ""
+        for try await part in engine.chat(request) { text += part.text }
+        #expect(["\"green\"", "\"black\""].contains(text))
+        request.jsonSchema = "{"
+        let broken = request
+        _ = try await fails(.invalidInput) { for try await _ in engine.chat(broken) {} }
+    }
+
+    @Test(.enabled(if: model != nil, "SELVEDGE_MODEL names no model"))
     func textsBecomeVectors() async throws {
         let vectors = try await talking().embed(["green tea", "a train"])
         #expect(vectors.count == 2)

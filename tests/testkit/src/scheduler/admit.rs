@@ -14,7 +14,7 @@ use selvedge_core::{
 };
 
 use super::{Bed, of, wait_in_line, waits};
-use crate::suite::{Checked, cases, needs, race, refused, same, soon};
+use crate::suite::{Checked, cases, needs, race, refused, same, soon, until};
 
 cases! {
     it_says_what_it_is: "A Scheduler names its plugin and the bounds it was made with, and begins with nothing running, waiting or refused.",
@@ -29,6 +29,8 @@ cases! {
     a_deadline_ends_the_wait: "A waiting request whose deadline passes ends with `DeadlineExceeded`, and its place is free.",
     first_come_first_served: "Requests of one class are admitted in the order they came.",
     urgent_classes_go_first: "A more urgent class is admitted before a less urgent one that waits longer.",
+    a_permit_has_a_class: "A permit has the class that was asked for, while no tenant is limited, and `load` counts it there.",
+    a_reserved_place_is_had_at_once: "A place that less urgent requests have to wait for is had by a more urgent one at once.",
     load_counts: "`load` counts what runs, what waits and what was refused.",
     a_permit_knows_how_long_it_waited: "A permit says how long its request waited.",
 }
@@ -216,6 +218,45 @@ async fn urgent_classes_go_first(bed: &Bed) -> Checked {
     needs(bed.can()?.classes, "`classes`")?;
     let classes = [Class::P2, Class::P1, Class::P0, Class::P2, Class::P0, Class::P1];
     same!(admitted(bed, &classes).await?, vec![2, 4, 1, 5, 0, 3]);
+    Ok(())
+}
+
+async fn a_permit_has_a_class(bed: &Bed) -> Checked {
+    let scheduler = bed.open(8, 1)?;
+    for class in Class::ALL {
+        let permit = soon("a permit", scheduler.admit(&of(class), Work::default())).await??;
+        same!(permit.class(), class);
+        same!(scheduler.load().of(class).running, 1, "what runs as {class}");
+        drop(permit);
+        same!(scheduler.load().of(class).running, 0, "what runs as {class}");
+    }
+    Ok(())
+}
+
+async fn a_reserved_place_is_had_at_once(bed: &Bed) -> Checked {
+    const PLACES: usize = 10;
+    needs(bed.can()?.classes, "`classes`")?;
+    let scheduler = bed.open(PLACES, PLACES)?;
+    // More of them than there are places: what they are not given is held back.
+    let mut asked = Vec::new();
+    for _ in 0..PLACES {
+        let scheduler = scheduler.clone();
+        asked.push(tokio::spawn(async move { scheduler.admit(&of(Class::P2), Work::default()).await }));
+    }
+    until("each runs or waits", || scheduler.load().total().running + scheduler.load().total().waiting == PLACES)
+        .await?;
+    let reserved = PLACES - scheduler.load().total().running;
+    needs(reserved > 0, "a reservation")?;
+    let mut urgent = Vec::new();
+    for number in 1..=reserved {
+        let cx = of(Class::P0);
+        let what = format!("place {number} of {reserved}");
+        urgent.push(soon(&what, scheduler.admit(&cx, Work::default())).await??);
+    }
+    same!(scheduler.load().total().running, PLACES);
+    drop(urgent);
+    same!(scheduler.load().of(Class::P2).waiting, reserved, "the places are held back again");
+    asked.into_iter().for_each(|asked| asked.abort());
     Ok(())
 }
 

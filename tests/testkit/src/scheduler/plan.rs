@@ -16,6 +16,9 @@ cases! {
     a_prompt_holds_up_no_answer: "A sequence that decodes takes its token in every step, however long another's prompt is.",
     nobody_starves: "Whatever comes in beside it, a sequence of the same class is fed its whole prompt and decodes.",
     urgent_sequences_go_first: "With room for some only, sequences of a more urgent class advance before less urgent ones.",
+    nobody_more_urgent_is_left_out: "A sequence that decodes is left out of a pass only if no less urgent one advances in it.",
+    slots_change_hands_only_for_the_more_urgent: "As many sequences without a slot advance as slots are free, or are held by less urgent ones that stand still.",
+    a_parked_sequence_comes_back: "A sequence that lost its slot advances again once one is free.",
     an_empty_step_is_an_empty_plan: "A step without sequences, or without room, advances nothing.",
 }
 
@@ -162,6 +165,65 @@ async fn urgent_sequences_go_first(bed: &Bed) -> Checked {
     let mut ids: Vec<_> = plan.advance.iter().map(|advance| advance.id).collect();
     ids.sort_unstable();
     same!(ids, vec![3, 4]);
+    Ok(())
+}
+
+async fn nobody_more_urgent_is_left_out(bed: &Bed) -> Checked {
+    let can = bed.can()?;
+    needs(can.classes && can.preemption, "`classes` and `preemption`")?;
+    let scheduler = bed.open(8, 8)?;
+    let mut random = fastrand::Rng::with_seed(3);
+    for _ in 0..500 {
+        let sequences: Vec<_> = (0..random.u64(2..16))
+            .map(|id| SequenceView { cached: random.usize(..500), ..view(id, Class::ALL[random.usize(..3)], 0) })
+            .collect();
+        let step = step(sequences, random.usize(1..12));
+        let plan = scheduler.plan(&step);
+        let advances = |sequence: &SequenceView| plan.advance.iter().any(|advance| advance.id == sequence.id);
+        let left_out =
+            step.sequences.iter().filter(|sequence| !advances(sequence)).map(|sequence| sequence.class).min();
+        let least = step.sequences.iter().filter(|sequence| advances(sequence)).map(|sequence| sequence.class).max();
+        anyhow::ensure!(
+            left_out.is_none() || least <= left_out,
+            "one of class {left_out:?} is left out for one of {least:?}: {plan:?}\n    for {step:?}"
+        );
+    }
+    Ok(())
+}
+
+async fn slots_change_hands_only_for_the_more_urgent(bed: &Bed) -> Checked {
+    let can = bed.can()?;
+    let scheduler = bed.open(8, 8)?;
+    let mut random = fastrand::Rng::with_seed(4);
+    for _ in 0..1000 {
+        let step = random_step(&mut random);
+        let plan = scheduler.plan(&step);
+        let advances = |sequence: &&SequenceView| plan.advance.iter().any(|advance| advance.id == sequence.id);
+        let (resident, away): (Vec<_>, Vec<_>) = step.sequences.iter().partition(|sequence| sequence.resident);
+        let free = step.slots - resident.len();
+        for class in Class::ALL {
+            let takers = away.iter().copied().filter(advances).filter(|sequence| sequence.class >= class).count();
+            let stands =
+                resident.iter().copied().filter(|sequence| !advances(sequence) && sequence.class > class).count();
+            let givers = if can.preemption { stands } else { 0 };
+            anyhow::ensure!(
+                takers <= free + givers,
+                "{takers} sequences of {class} or less get {free} free slots and {givers} others: {plan:?}\n    for {step:?}"
+            );
+        }
+    }
+    Ok(())
+}
+
+async fn a_parked_sequence_comes_back(bed: &Bed) -> Checked {
+    let scheduler = bed.open(8, 8)?;
+    for class in Class::ALL {
+        let parked = SequenceView { cached: 300, resident: false, idle: Duration::from_secs(1), ..view(1, class, 0) };
+        let step = Step { slots: 2, ..step(vec![parked, view(2, class, 0)], 16) };
+        let mut ids: Vec<_> = scheduler.plan(&step).advance.iter().map(|advance| advance.id).collect();
+        ids.sort_unstable();
+        same!(ids, vec![1, 2], "with a slot for a sequence of class {class}");
+    }
     Ok(())
 }
 

@@ -180,19 +180,25 @@ public class Engine private constructor(private val native: NativeEngine) : Auto
         /** From this many bytes on a direct buffer is worth its making. */
         private const val BULK = 65_536
 
-        /** Opens a database, and models if there are any. Large models take seconds; no thread is blocked. */
+        /**
+         * Opens a database, and models if there are any. Large models take seconds; no thread is blocked.
+         *
+         * [concurrency] is how many calls to models run at once; each needs memory for a context of its own.
+         */
         public suspend fun open(
             database: String,
             models: List<ModelConfig> = emptyList(),
             durability: Durability = Durability.DURABLE,
             hosts: Hosts = Hosts(),
             callbackTimeout: Duration = 30.seconds,
+            concurrency: Int = 2,
         ): Engine {
             val config =
                 EngineConfig(
                     database,
                     durability = durability,
                     models = models,
+                    concurrency = concurrency.toUInt(),
                     callbackTimeoutMs = callbackTimeout.inWholeMilliseconds.toULong(),
                 )
             // Not cancellable: the generated code would lose an engine that is ready when it is cancelled.

@@ -2,6 +2,7 @@ package dev.selvedge
 
 import com.sun.net.httpserver.HttpServer
 import dev.selvedge.ffi.CancelHandle
+import dev.selvedge.ffi.Class
 import dev.selvedge.ffi.Health
 import dev.selvedge.ffi.IntentState
 import dev.selvedge.ffi.JobState
@@ -26,6 +27,7 @@ import java.net.URI
 import java.nio.file.Files
 import java.util.UUID
 import java.util.concurrent.ConcurrentLinkedQueue
+import java.util.concurrent.atomic.AtomicInteger
 import kotlin.math.abs
 import kotlin.random.Random
 import kotlin.test.AfterTest
@@ -387,6 +389,34 @@ class ScenariosTest {
             engine.chat(ask("Write a long story.", 1500)).first()
             // The place is free again: the next answer does not wait for 1,500 tokens.
             assertNotNull(withTimeout(60.seconds) { engine.chat(ask("Hi", 1)).first() })
+        }
+
+    @Test
+    fun `a short chat does not wait for a long one`() =
+        scenario {
+            val engine = model()
+            val parts = AtomicInteger()
+            val patient =
+                launch {
+                    val call = Call(`class` = Class.P2)
+                    engine.chat(ask("Write a long story.", 1500), call).collect { parts.incrementAndGet() }
+                }
+            until("the story begins") { parts.get() > 0 }
+            val urgent = withTimeout(60.seconds) { engine.chat(ask("Hi", 4)).toList() }
+            assertNotNull(urgent.last().stop)
+            // The story is not over: it stood back.
+            assertTrue(patient.isActive)
+            patient.cancelAndJoin()
+        }
+
+    @Test
+    fun `an answer is held to a schema`() =
+        scenario {
+            val engine = model()
+            val request = ask("Which tea?", 16).copy(jsonSchema = """{"enum": ["green", "black"]}""")
+            val text = engine.chat(request).toList().joinToString("") { it.text }
+            assertTrue(text in listOf("\"green\"", "\"black\""), text)
+            assertFailsWith<SelvedgeException.InvalidInput> { engine.chat(request.copy(jsonSchema = "{")).toList() }
         }
 
     @Test
