@@ -16,6 +16,7 @@
 mod plugin;
 
 pub mod allowance;
+pub mod batch;
 pub mod cancel;
 pub mod clock;
 pub mod context;

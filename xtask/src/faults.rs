@@ -13,13 +13,17 @@ use serde::{Deserialize, Serialize};
 use crate::{setup, shell, workspace};
 
 /// The faults there are, each with the program that injects it and the command of it that does.
-const KNOWN: [(&str, &str, &str); 3] =
-    [("storefront", "storefront", "faults"), ("queue", "faults", "queue"), ("idempotency", "faults", "idempotency")];
+const KNOWN: [(&str, &str, &str); 4] = [
+    ("storefront", "storefront", "faults"),
+    ("queue", "faults", "queue"),
+    ("idempotency", "faults", "idempotency"),
+    ("batch", "faults", "batch"),
+];
 
 /// Which faults, and how many.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct Faults {
-    /// What to hurt: storefront, queue or idempotency
+    /// What to hurt: storefront, queue, idempotency or batch
     pub(crate) name: String,
     /// How many faults to inject; for idempotency, how many requests to make
     #[arg(long)]
@@ -83,7 +87,7 @@ pub(crate) fn run(faults: &Faults) -> Result<Counts> {
         let names: Vec<&str> = KNOWN.iter().map(|(name, ..)| *name).collect();
         bail!("no faults are named {:?}; there are: {}", faults.name, names.join(", "));
     };
-    setup::all(false)?;
+    let model = setup::all(false)?;
     if faults.name == "queue"
         && let Err(error) = setup::system::ensure(&setup::system::CLOCKS)
     {
@@ -93,7 +97,7 @@ pub(crate) fn run(faults: &Faults) -> Result<Counts> {
     let scratch = tempfile::tempdir().context("no room for the counts")?;
     let json = faults.json.clone().unwrap_or_else(|| scratch.path().join("counts.json"));
     let mut command = Command::new(program);
-    command.arg(verb);
+    command.arg(verb).env("SELVEDGE_MODEL", model);
     for (flag, value) in
         [("--rounds", faults.rounds.map(u64::from)), ("--seconds", faults.seconds), ("--seed", faults.seed)]
     {

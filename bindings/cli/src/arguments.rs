@@ -24,6 +24,8 @@ pub(crate) enum Command {
     Generate(Generate),
     /// Shows and changes jobs in the Store
     Jobs(Jobs),
+    /// Submits files of requests to a model, and shows what became of them
+    Batch(Batch),
     /// Makes model files ready for this machine
     Model(Model),
     /// Shows events that have not gone out, and lets dead ones go again or drops them
@@ -217,6 +219,66 @@ pub(crate) enum State {
     Running,
     Dead,
     Cancelled,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Batch {
+    /// The Store: postgres://…, sqlite:FILE or a file's path
+    #[arg(long, visible_alias = "db", value_name = "URL|FILE", global = true)]
+    pub(crate) store: Option<String>,
+    /// Whose batches [default: those without a tenant]
+    #[arg(long, value_name = "TENANT", global = true)]
+    pub(crate) tenant: Option<String>,
+    /// Prints JSON, one object a line
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) command: BatchCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BatchCommand {
+    /// Submits a file of requests, one JSON object a line; a running server works them off
+    Submit {
+        /// The file; `-` reads stdin
+        file: PathBuf,
+        /// What the requests ask for: /v1/chat/completions, /v1/completions or /v1/embeddings
+        #[arg(long, value_name = "PATH", default_value = "/v1/chat/completions")]
+        endpoint: selvedge::batch::Endpoint,
+        /// How long it may take, in hours (h) or days (d)
+        #[arg(long, value_name = "TIME", default_value = "24h")]
+        window: String,
+        /// Waits until it is over, and tells how far it is
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Shows a batch
+    Status {
+        /// Its id
+        id: String,
+        /// Waits until it is over, and tells how far it is
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Prints the answers of a batch as JSON lines, those so far if it is not over
+    Output {
+        /// Its id
+        id: String,
+        /// Prints what was not answered, and why, instead
+        #[arg(long)]
+        errors: bool,
+    },
+    /// Ends a batch: what waits is not begun, what runs is stopped
+    Cancel {
+        /// Its id
+        id: String,
+    },
+    /// Lists batches, the latest first
+    List {
+        /// At the most so many
+        #[arg(long, value_name = "N", default_value_t = 20)]
+        limit: usize,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -25,6 +25,7 @@ pub(crate) struct Config {
     pub(crate) store: Store,
     pub(crate) quotas: Quotas,
     pub(crate) intents: Intents,
+    pub(crate) batch: Batch,
     pub(crate) scheduler: Scheduler,
     pub(crate) log: Log,
     pub(crate) tenants: BTreeMap<String, Tenant>,
@@ -123,6 +124,19 @@ pub(crate) struct Intents {
     pub(crate) keep_days: u32,
     pub(crate) attempts: NonZeroU32,
     pub(crate) queues: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Batch {
+    pub(crate) enabled: bool,
+    pub(crate) concurrency: NonZeroUsize,
+    pub(crate) checkpoint_tokens: NonZeroUsize,
+    pub(crate) checkpoint_seconds: Seconds,
+    pub(crate) hold_seconds: Seconds,
+    pub(crate) attempts: NonZeroU32,
+    pub(crate) file_limit_bytes: NonZeroUsize,
+    pub(crate) requests: NonZeroUsize,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -286,6 +300,21 @@ impl Default for Intents {
             keep_days: 7,
             attempts: NonZeroU32::MIN.saturating_add(24),
             queues: BTreeMap::new(),
+        }
+    }
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            concurrency: nonzero(4),
+            checkpoint_tokens: nonzero(32),
+            checkpoint_seconds: Seconds::new(5),
+            hold_seconds: Seconds::new(30),
+            attempts: NonZeroU32::MIN.saturating_add(4),
+            file_limit_bytes: nonzero(100 << 20),
+            requests: nonzero(50_000),
         }
     }
 }

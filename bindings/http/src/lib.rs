@@ -5,11 +5,13 @@
 //! | --- | --- |
 //! | [`IdempotencyLayer`] | one effect for one `Idempotency-Key`, around any axum service |
 //! | [`router`] and [`serve`] | the server: OpenAI's API, intents, health, metrics |
+//! | [`Batches`] | many requests in one file, worked off whenever there is room |
 //! | [`ReqwestTransport`] | sending intents |
 //! | [`HttpSink`] | relaying outbox events to a server |
 //! | [`Problem`] | errors as `application/problem+json` |
 
 mod auth;
+mod batch;
 mod body;
 mod idempotency;
 mod openai;
@@ -21,6 +23,10 @@ mod sink;
 mod transport;
 
 pub use auth::{ApiKey, Principal};
+pub use batch::{
+    BatchObject, BatchOptions, BatchUsage, Batches, CachedTokens, Content, Counts, Errors, FileObject, NewBatch,
+    ReasoningTokens, Resumed, Upload,
+};
 pub use idempotency::{IdempotencyLayer, IdempotencyService, Settled, Ticket};
 pub use options::ServerOptions;
 pub use problem::{Problem, status_of};

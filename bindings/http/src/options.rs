@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use selvedge_core::{allowance::Allowance, layers::Metrics, store::Ceiling};
 
-use crate::ApiKey;
+use crate::{ApiKey, BatchOptions};
 
 /// How the server of [`router`](crate::router) behaves. Every field has a default.
 ///
@@ -39,6 +39,8 @@ pub struct ServerOptions {
     pub max_tokens: usize,
     /// What `/metrics` measures the queue's rate against. Default: [`Ceiling::default`].
     pub ceiling: Ceiling,
+    /// How batches are taken and worked off. Default: [`BatchOptions::default`].
+    pub batch: BatchOptions,
     /// What the engine's [`Metrics`] layer counted, for `/metrics`. Default: none.
     pub metrics: Option<Metrics>,
 }
@@ -62,6 +64,7 @@ impl Default for ServerOptions {
             retention: Duration::from_secs(7 * 86_400),
             max_tokens: 1_024,
             ceiling: Ceiling::default(),
+            batch: BatchOptions::default(),
             metrics: None,
         }
     }

@@ -6,7 +6,7 @@ use selvedge_core::{AnyScheduler, Error, ErrorKind, Result};
 
 use crate::{
     Llama, Manifest,
-    digest::{unreadable, verify},
+    digest::{digest, unreadable, verify},
     gguf,
     sys::ThreadPool,
 };
@@ -20,6 +20,7 @@ pub struct Builder {
     path: PathBuf,
     name: Option<String>,
     sha256: Option<String>,
+    identified: bool,
     manifest: Option<PathBuf>,
     threads: Option<usize>,
     cores: Vec<usize>,
@@ -46,6 +47,7 @@ impl Builder {
             path,
             name: None,
             sha256: None,
+            identified: false,
             manifest: None,
             threads: None,
             cores: Vec::new(),
@@ -69,6 +71,14 @@ impl Builder {
     #[must_use]
     pub fn sha256(mut self, digest: impl Into<String>) -> Self {
         self.sha256 = Some(digest.into());
+        self
+    }
+
+    /// Reads the whole file when it is opened, so that [`ModelInfo::sha256`](selvedge_core::inference::ModelInfo::sha256) tells
+    /// it apart from others even if no digest is given. That says nothing about whether the file can be trusted.
+    #[must_use]
+    pub fn identified(mut self) -> Self {
+        self.identified = true;
         self
     }
 
@@ -154,11 +164,13 @@ impl Builder {
                     .advise(format!("use 1 to {most}")));
             }
         }
-        let sha256 = match self.expected_digest()? {
-            Some(expected) => verify(&self.path, &expected)?,
+        let expected = self.expected_digest()?;
+        let sha256 = match &expected {
+            Some(expected) => verify(&self.path, expected)?,
+            None if self.identified => digest(&self.path)?,
             None => String::new(),
         };
-        let summary = gguf::check(&self.path, !sha256.is_empty())?;
+        let summary = gguf::check(&self.path, expected.is_some())?;
         let name = match self.name {
             Some(name) => name,
             None => self.path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),

@@ -1,9 +1,11 @@
-//! Faults on PostgreSQL, counted.
+//! Faults on PostgreSQL, and in batches, counted.
 //!
 //! `faults queue` kills and freezes workers, crashes the server, cuts connections and fills the disk while jobs are worked
 //! off; `faults idempotency` does so to an HTTP service whose clients try again until they have an answer. Both remember
-//! outside of the Store what it promised, and judge it by that.
+//! outside of the Store what it promised, and judge it by that. `faults batch` kills and freezes those who answer the requests
+//! of batches, and compares what comes out with an unbroken run.
 
+mod batch;
 mod child;
 mod client;
 mod counts;
@@ -35,6 +37,11 @@ enum Role {
     Queue(counts::Options),
     /// An HTTP service with idempotency keys, under killed and frozen processes, crashes, and clients that try again.
     Idempotency(counts::Options),
+    /// Batches, under killed and frozen workers, beside an unbroken run. On SQLite, with a model.
+    Batch(batch::Options),
+    /// A worker of `batch`.
+    #[command(hide = true)]
+    BatchWorker(batch::WorkerOptions),
     /// A process of the service of `idempotency`.
     #[command(hide = true)]
     Service(service::Options),
@@ -55,6 +62,8 @@ async fn main() -> anyhow::Result<()> {
     match Cli::parse().role {
         Role::Queue(options) => queue::run(options).await,
         Role::Idempotency(options) => idempotency::run(options).await,
+        Role::Batch(options) => batch::run(options).await,
+        Role::BatchWorker(options) => batch::worker(options).await,
         Role::Service(options) => service::run(options).await,
         Role::Disk(options) => disk::run(options).await,
         Role::Worker(options) => worker::run(options).await,

@@ -1,7 +1,7 @@
-//! Both runs, short: enough of each fault to see that it is injected, survived and counted.
+//! All runs, short: enough of each fault to see that it is injected, survived and counted.
 #![allow(missing_docs, clippy::expect_used, clippy::unwrap_used)]
 
-use std::process::Command;
+use std::{path::PathBuf, process::Command};
 
 use selvedge_testkit::postgres::Cluster;
 use serde_json::Value;
@@ -13,9 +13,14 @@ fn counts(name: &str, rounds: u64) -> Option<Value> {
         println!("skipped: {error:#}");
         return None;
     }
+    Some(run(name, rounds))
+}
+
+fn run(name: &str, rounds: u64) -> Value {
     let folder = tempfile::tempdir().unwrap();
     let json = folder.path().join("counts.json");
     let mut command = Command::new(env!("CARGO_BIN_EXE_faults"));
+    command.env("SELVEDGE_MODEL", model());
     command.args([name, "--rounds", &rounds.to_string(), "--seed", "3", "--json"]).arg(&json);
     let output = command.output().unwrap();
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -26,7 +31,19 @@ fn counts(name: &str, rounds: u64) -> Option<Value> {
         assert_eq!(counts[damage], 0, "{said}");
     }
     assert_eq!((&counts["rounds"], &counts["seed"]), (&rounds.into(), &3.into()));
-    Some(counts)
+    counts
+}
+
+/// The model that `cargo xtask setup` fetches, or the one that `SELVEDGE_MODEL` names.
+fn model() -> PathBuf {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let home = || set("HOME").map(|home| home.join(".cache"));
+    let cache = || {
+        set("SELVEDGE_CACHE").unwrap_or_else(|| {
+            set("XDG_CACHE_HOME").or_else(home).expect("HOME or SELVEDGE_CACHE is set").join("selvedge")
+        })
+    };
+    set("SELVEDGE_MODEL").unwrap_or_else(|| cache().join("models/SmolLM2-135M-Instruct.Q4_1.gguf"))
 }
 
 fn injected(counts: &Value, kind: &str) -> u64 {
@@ -55,4 +72,11 @@ fn one_effect_for_one_intent() {
     for seen in ["replayed", "mixed_up", "replays_afterwards"] {
         assert!(counts["seen"][seen].as_u64() > Some(0), "no {seen}: {counts}");
     }
+}
+
+#[test]
+fn an_answer_cut_short_is_gone_on_with() {
+    assert!(model().is_file(), "there is no model at {}: run `cargo xtask setup`", model().display());
+    let counts = run("batch", 8);
+    assert!(injected(&counts, "killed") > 0 && counts["seen"]["resumed"].as_u64() > Some(0), "{counts}");
 }

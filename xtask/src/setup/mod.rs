@@ -1,6 +1,7 @@
 //! Everything a fresh machine needs, one idempotent step after another.
 
 pub(crate) mod model;
+pub(crate) mod node;
 pub(crate) mod python;
 pub(crate) mod system;
 
@@ -8,13 +9,15 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-/// The OpenAI client that the server's tests are asked by.
+/// The OpenAI clients that the server's tests are asked by.
 const OPENAI: [&str; 1] = ["openai==3.54.0"];
+const OPENAI_NODE: [&str; 1] = ["openai@7.57.0"];
 
 /// What the tests need besides; gives the path of the model.
 pub(crate) fn tests(verify: bool) -> Result<PathBuf> {
     let model = all(verify)?;
     python::environment("openai", &OPENAI)?;
+    node::modules("openai", &OPENAI_NODE)?;
     Ok(model)
 }
 

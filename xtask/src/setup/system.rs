@@ -106,6 +106,15 @@ pub(crate) static VENV: [Need; 1] = [Need {
     present: || shell::succeeds(Command::new("python3").args(["-c", "import ensurepip, venv"])),
 }];
 
+/// What peers from npm need besides.
+pub(crate) static NPM: [Need; 1] = [Need {
+    name: "npm",
+    why: "fetches the clients on Node that the server is tested with",
+    debian: "npm",
+    homebrew: "node",
+    present: || on_path("npm").is_some(),
+}];
+
 /// What shows a process another time than it is; the faults do without it where it cannot be had.
 pub(crate) static CLOCKS: [Need; 1] = [Need {
     name: "libfaketime",

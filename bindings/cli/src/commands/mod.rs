@@ -1,5 +1,6 @@
 //! The commands.
 
+pub(crate) mod batch;
 pub(crate) mod cost;
 pub(crate) mod doctor;
 pub(crate) mod generate;
@@ -43,7 +44,8 @@ fn open_model(model: &Model, scheduler: Option<selvedge::AnyScheduler>) -> Resul
         builder = builder.context_length(length.get());
     }
     if let Some(scheduler) = scheduler {
-        builder = builder.scheduler(scheduler);
+        // A server tells its models apart: an answer that was begun by another is not gone on with.
+        builder = builder.scheduler(scheduler).identified();
     }
     builder.open()
 }

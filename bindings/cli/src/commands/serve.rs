@@ -3,12 +3,12 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use selvedge::{
-    AnyScheduler, Context, Engine, Error, ErrorKind, Result,
+    AnyScheduler, CancelToken, Context, Engine, Error, ErrorKind, Result,
     allowance::Allowance,
     layers::{Metrics, Spans},
     store::{Maintain, Retention},
 };
-use selvedge_http::{ApiKey, ServerOptions, router, serve};
+use selvedge_http::{ApiKey, BatchOptions, Batches, ServerOptions, router, serve};
 use tokio::net::TcpListener;
 
 use super::{
@@ -78,6 +78,7 @@ fn options(config: &Config, metrics: Metrics) -> Result<ServerOptions> {
         wait: config.intents.wait_seconds.get(),
         retention: days(config.intents.keep_days),
         ceiling: config.store.ceiling(),
+        batch: batch_options(config),
         metrics: Some(metrics),
     })
 }
@@ -89,6 +90,23 @@ fn tenants(config: &Config) -> BTreeMap<String, Allowance> {
         tracing::warn!(tenant, "there are limits for a tenant to which no key belongs");
     }
     config.tenants.iter().map(|(name, tenant)| (name.clone(), tenant.allowance(&config.quotas))).collect()
+}
+
+pub(super) fn batch_options(config: &Config) -> BatchOptions {
+    let batch = &config.batch;
+    BatchOptions {
+        concurrency: batch.concurrency.get(),
+        checkpoint_tokens: batch.checkpoint_tokens.get(),
+        checkpoint_every: batch.checkpoint_seconds.get(),
+        hold: batch.hold_seconds.get(),
+        drain: config.server.drain_seconds.get(),
+        attempts: batch.attempts.get(),
+        file_limit: batch.file_limit_bytes.get(),
+        requests: batch.requests.get(),
+        request_limit: config.server.body_limit_bytes.get(),
+        retention: days(config.store.keep_messages_days),
+        max_tokens: config.server.max_tokens.get(),
+    }
 }
 
 fn api_key(key: &Key, quotas: &Quotas) -> Result<ApiKey> {
@@ -134,13 +152,41 @@ async fn listen(config: &Config, engine: Engine, options: ServerOptions) -> Resu
     let models: Vec<_> = engine.models().map(|(name, _)| name.to_owned()).collect();
     tracing::info!(%address, models = models.join(", "), %store, "serving");
     output::print(&format!("listening on http://{address}\n"))?;
-    let drained = serve(listener, router(engine, options), stopped(), config.server.drain_seconds.get()).await?;
+    let stopping = CancelToken::new();
+    let batches =
+        config.batch.enabled.then(|| tokio::spawn(work(engine.clone(), options.batch.clone(), stopping.clone())));
+    let told = {
+        let stopping = stopping.clone();
+        async move {
+            stopped().await;
+            stopping.cancel();
+        }
+    };
+    let drained = serve(listener, router(engine, options), told, config.server.drain_seconds.get()).await?;
+    stopping.cancel();
+    if let Some(batches) = batches {
+        // It gives back what it has within its own limit; a panic of it was told already.
+        let _ = batches.await;
+    }
     housekeeping.abort();
     if drained.unfinished > 0 {
         output::warn(&format!("requests cut off because they did not end in time: {}", drained.unfinished));
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Works on batches for as long as the server runs: an error of the Store that does not pass is told, and it is tried again.
+async fn work(engine: Engine, options: BatchOptions, stopping: CancelToken) {
+    let batches = Batches::new(engine, options);
+    let cx = Context::new().with_cancel(stopping.clone());
+    while let Err(error) = batches.work(&cx).await {
+        tracing::error!(%error, "batches are not worked on for the moment");
+        let pause = tokio::time::sleep(std::time::Duration::from_secs(5));
+        if stopping.until_cancelled(pause).await.is_none() {
+            return;
+        }
+    }
 }
 
 /// One tick of housekeeping after another, for as long as the server runs.

@@ -2,6 +2,7 @@
 #![cfg(unix)]
 #![allow(clippy::expect_used, clippy::unwrap_used, missing_docs)]
 
+mod batch;
 mod configuration;
 mod cost;
 mod generate;

@@ -112,6 +112,17 @@ impl Server {
     pub(crate) fn start(config: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::write(folder.path().join("selvedge.toml"), config).expect("a configuration");
+        Self::within(folder)
+    }
+
+    /// Ends it as a crash does, and starts it again over the same Store.
+    pub(crate) fn restart(&mut self) {
+        self.kill();
+        let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().expect("a folder"));
+        *self = Self::within(folder);
+    }
+
+    fn within(folder: TempDir) -> Self {
         let mut command = selvedge(folder.path());
         let mut process = command
             .args(["serve", "--address", "127.0.0.1:0"])
@@ -187,6 +198,15 @@ impl Server {
         let mut process = self.process.lock().expect("no panic");
         process.kill().expect("it is ours");
         process.wait().expect("it is ours");
+    }
+
+    /// The bytes of memory it has.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn memory(&self) -> usize {
+        let id = self.process.lock().expect("no panic").id();
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its size");
+        line.trim().trim_end_matches("kB").trim().parse::<usize>().expect("a number") << 10
     }
 
     /// How it ended and what it said.

@@ -50,13 +50,18 @@ pub(super) async fn create(
     request: Request,
 ) -> Result<Response, Problem> {
     let bytes = body::read(request.into_body(), state.options.body_limit).await?;
-    let Chat { messages, parameters } = body::json(&bytes)?;
+    let (parameters, prompt) = read(&bytes)?;
+    run(Shaped, state, cx, parameters, prompt).await
+}
+
+/// Reads a request.
+pub(crate) fn read(bytes: &[u8]) -> Result<(Parameters, Prompt), Problem> {
+    let Chat { messages, parameters } = body::json(bytes)?;
     if messages.is_empty() {
         return Err(Problem::bad("openai.chat", "there are no messages").param("messages"));
     }
     let messages = messages.into_iter().enumerate().map(|(at, message)| message.read(at));
-    let prompt = Prompt::Chat(messages.collect::<Result<_, _>>()?);
-    run(Shaped, state, cx, parameters, prompt).await
+    Ok((parameters, Prompt::Chat(messages.collect::<Result<_, _>>()?)))
 }
 
 impl ChatMessage {
@@ -86,7 +91,7 @@ impl ChatMessage {
 }
 
 #[derive(Clone, Copy)]
-struct Shaped;
+pub(crate) struct Shaped;
 
 impl Shape for Shaped {
     const ID: &'static str = "chatcmpl";

@@ -28,17 +28,23 @@ pub(super) async fn create(
     request: Request,
 ) -> Result<Response, Problem> {
     let bytes = body::read(request.into_body(), state.options.body_limit).await?;
-    let Completion { prompt, parameters } = body::json(&bytes)?;
+    let (parameters, prompt) = read(&bytes)?;
+    run(Shaped, state, cx, parameters, prompt).await
+}
+
+/// Reads a request.
+pub(crate) fn read(bytes: &[u8]) -> Result<(Parameters, Prompt), Problem> {
+    let Completion { prompt, parameters } = body::json(bytes)?;
     let prompts: [String; 1] = prompt
         .into_vec()
         .try_into()
         .map_err(|_| Problem::bad("openai.completions", "give one prompt a request").param("prompt"))?;
     let [prompt] = prompts;
-    run(Shaped, state, cx, parameters, Prompt::Text(prompt)).await
+    Ok((parameters, Prompt::Text(prompt)))
 }
 
 #[derive(Clone, Copy)]
-struct Shaped;
+pub(crate) struct Shaped;
 
 impl Shape for Shaped {
     const ID: &'static str = "cmpl";

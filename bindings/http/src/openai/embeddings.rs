@@ -5,7 +5,7 @@ use axum::{
     extract::{Request, State},
 };
 use base64::Engine as _;
-use selvedge_core::{Context, ErrorKind, Inference, inference::Prompt};
+use selvedge_core::{Context, Engine, ErrorKind, Inference, inference::Prompt};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -38,9 +38,14 @@ pub(super) async fn create(
     request: Request,
 ) -> Result<Json<Value>, Problem> {
     let bytes = body::read(request.into_body(), state.options.body_limit).await?;
-    let Embed { model, input, encoding_format, dimensions } = body::json(&bytes)?;
     let cx = cx.with_timeout(state.options.timeout);
-    let model = models::find(&state.engine, model.as_deref())?;
+    answer(&state.engine, &cx, &bytes).await.map(Json)
+}
+
+/// Reads a request and answers it.
+pub(crate) async fn answer(engine: &Engine, cx: &Context, bytes: &[u8]) -> Result<Value, Problem> {
+    let Embed { model, input, encoding_format, dimensions } = body::json(bytes)?;
+    let model = models::find(engine, model.as_deref())?;
     let info = model.model();
     let texts = input.into_vec();
     if texts.is_empty() || texts.len() > MAX_TEXTS || texts.iter().any(String::is_empty) {
@@ -53,9 +58,9 @@ pub(super) async fn create(
     }
     let mut tokens = 0;
     for text in &texts {
-        tokens += model.encode(&cx, Prompt::Text(text.clone())).await?.len();
+        tokens += model.encode(cx, Prompt::Text(text.clone())).await?.len();
     }
-    let vectors = state.engine.embed(&cx, Some(&info.name), texts).await.map_err(|error| match error.kind() {
+    let vectors = engine.embed(cx, Some(&info.name), texts).await.map_err(|error| match error.kind() {
         ErrorKind::TooLarge => {
             Problem::new(http::StatusCode::BAD_REQUEST, error).param("input").code("context_length_exceeded")
         }
@@ -76,5 +81,5 @@ pub(super) async fn create(
         })
         .collect();
     let usage = json!({ "prompt_tokens": tokens, "total_tokens": tokens });
-    Ok(Json(json!({ "object": "list", "data": data, "model": info.name, "usage": usage })))
+    Ok(json!({ "object": "list", "data": data, "model": info.name, "usage": usage }))
 }

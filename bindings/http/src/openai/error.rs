@@ -17,7 +17,7 @@ pub(crate) async fn reshape(mut response: Response) -> Response {
 }
 
 /// The error object.
-pub(super) fn document(problem: &Problem) -> serde_json::Value {
+pub(crate) fn document(problem: &Problem) -> serde_json::Value {
     let status = problem.status();
     let kind = match status {
         StatusCode::UNAUTHORIZED => "authentication_error",

@@ -8,8 +8,8 @@ use axum::{
 };
 use futures_util::{Stream, StreamExt, stream};
 use selvedge_core::{
-    Context, Error, ErrorKind, Inference,
-    inference::{Chunk, Generation, Prompt, StopReason, Usage},
+    Context, Engine, Error, ErrorKind, Inference, Timestamp,
+    inference::{Chunk, Generate, Generation, ModelInfo, Prompt, StopReason, Usage},
 };
 use serde_json::{Value, json};
 
@@ -17,7 +17,7 @@ use super::{error, models, parameters::Parameters};
 use crate::{Problem, server::AppState};
 
 /// How a kind of answer is written.
-pub(super) trait Shape: Copy + Send + Sync + 'static {
+pub(crate) trait Shape: Copy + Send + Sync + 'static {
     /// The prefix of ids.
     const ID: &'static str;
     /// `object` of a whole answer.
@@ -38,7 +38,7 @@ pub(super) trait Shape: Copy + Send + Sync + 'static {
 
 /// What all documents of one answer share.
 #[derive(Clone)]
-struct Head {
+pub(crate) struct Head {
     id: String,
     created: i64,
     model: String,
@@ -46,6 +46,16 @@ struct Head {
 }
 
 impl Head {
+    /// The head of an answer with this name, of this moment, by this model.
+    pub(crate) fn new<S: Shape>(name: &str, created: Timestamp, info: ModelInfo) -> Self {
+        Self {
+            id: format!("{}-{name}", S::ID),
+            created: created.as_micros() / 1_000_000,
+            fingerprint: format!("selvedge-{}", info.sha256.get(..12).unwrap_or("unknown")),
+            model: info.name,
+        }
+    }
+
     fn document(&self, object: &str, choices: Vec<Value>) -> Value {
         json!({
             "id": self.id, "object": object, "created": self.created, "model": self.model,
@@ -54,16 +64,24 @@ impl Head {
     }
 }
 
-pub(super) async fn run<S: Shape>(
+/// A request as it is put to a model.
+pub(crate) struct Prepared {
+    pub(crate) request: Generate,
+    pub(crate) info: ModelInfo,
+}
+
+/// Finds the model, reads the prompt as it would, and checks everything that can be known before it answers.
+pub(crate) async fn prepare<S: Shape>(
     _: S,
-    state: AppState,
-    cx: Context,
+    engine: &Engine,
+    default_tokens: usize,
+    cx: &Context,
     parameters: Parameters,
     prompt: Prompt,
-) -> Result<Response, Problem> {
-    let model = models::find(&state.engine, parameters.model.as_deref())?;
+) -> Result<Prepared, Problem> {
+    let model = models::find(engine, parameters.model.as_deref())?;
     let info = model.model();
-    let symbols = model.encode(&cx, prompt).await.map_err(too_long)?;
+    let symbols = model.encode(cx, prompt).await.map_err(too_long)?;
     let room = info.context_length.saturating_sub(symbols.len());
     if room == 0 {
         return Err(too_long(
@@ -73,28 +91,41 @@ pub(super) async fn run<S: Shape>(
                 .advise("send a shorter prompt"),
         ));
     }
+    let max_tokens = parameters.limit().unwrap_or_else(|| S::default_tokens(default_tokens).min(room));
+    let request = parameters.generate(Prompt::Symbols(symbols), max_tokens, &model.capabilities())?;
+    Ok(Prepared { request, info })
+}
+
+/// A whole answer.
+pub(crate) fn whole<S: Shape>(_: S, head: &Head, text: String, reason: StopReason, usage: &Usage) -> Value {
+    let mut document = head.document(S::WHOLE, vec![S::whole(text, finish_reason(reason))]);
+    document["usage"] = usage_document(usage);
+    document
+}
+
+pub(super) async fn run<S: Shape>(
+    shape: S,
+    state: AppState,
+    cx: Context,
+    parameters: Parameters,
+    prompt: Prompt,
+) -> Result<Response, Problem> {
     let (streamed, include_usage) = (parameters.stream == Some(true), parameters.include_usage());
-    let max_tokens = parameters.limit().unwrap_or_else(|| S::default_tokens(state.options.max_tokens).min(room));
-    let request = parameters.generate(Prompt::Symbols(symbols), max_tokens)?;
+    let Prepared { request, info } =
+        prepare(shape, &state.engine, state.options.max_tokens, &cx, parameters, prompt).await?;
     // A whole answer has to be there in time; a streamed one only has to begin.
     let cx = if streamed { cx } else { cx.with_timeout(state.options.timeout) };
     let generation = state.engine.chat(&cx, Some(&info.name), request).await.map_err(too_long)?;
-    let head = Head {
-        id: format!("{}-{}", S::ID, uuid::Uuid::now_v7().simple()),
-        created: selvedge_core::Timestamp::now().as_micros() / 1_000_000,
-        fingerprint: format!("selvedge-{}", info.sha256.get(..12).unwrap_or("unknown")),
-        model: info.name,
-    };
+    let created = Timestamp::now();
+    let head = Head::new::<S>(&uuid::Uuid::now_v7().simple().to_string(), created, info);
     if streamed {
         let events = events::<S>(state, head, generation, include_usage);
         return Ok(Sse::new(events).keep_alive(keep_alive()).into_response());
     }
     let generated = generation.collect().await.map_err(too_long)?;
     state.metrics.tokens(&head.model, &generated.usage);
-    let reason = finish_reason(generated.reason.unwrap_or(StopReason::EndOfText));
-    let mut document = head.document(S::WHOLE, vec![S::whole(generated.text, reason)]);
-    document["usage"] = usage_document(&generated.usage);
-    Ok(Json(document).into_response())
+    let reason = generated.reason.unwrap_or(StopReason::EndOfText);
+    Ok(Json(whole(shape, &head, generated.text, reason, &generated.usage)).into_response())
 }
 
 /// Comments on the line while a model is reading a long prompt, so that nothing between closes the connection.
@@ -156,11 +187,14 @@ fn usage_document(usage: &Usage) -> Value {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": { "cached_tokens": usage.cached_tokens },
+        // Models here think aloud or not at all.
+        "completion_tokens_details": { "reasoning_tokens": 0 },
     })
 }
 
 /// A prompt that does not fit is the client's 400 here, with the code that clients look for.
-fn too_long(error: Error) -> Problem {
+pub(crate) fn too_long(error: Error) -> Problem {
     match error.kind() {
         ErrorKind::TooLarge => Problem::new(http::StatusCode::BAD_REQUEST, error).code("context_length_exceeded"),
         _ => error.into(),

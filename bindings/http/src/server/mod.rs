@@ -20,7 +20,7 @@ use selvedge_core::{Engine, Error, ErrorKind, Timestamp};
 
 pub use serve::{Drained, serve};
 
-use crate::{IdempotencyLayer, Problem, ServerOptions, auth, openai};
+use crate::{Batches, IdempotencyLayer, Problem, ServerOptions, auth, openai};
 
 /// What all handlers share.
 #[derive(Clone)]
@@ -29,6 +29,7 @@ pub(crate) struct AppState(Arc<Shared>);
 pub(crate) struct Shared {
     pub(crate) engine: Engine,
     pub(crate) options: ServerOptions,
+    pub(crate) batches: Batches,
     pub(crate) metrics: metrics::HttpMetrics,
     pub(crate) started: Timestamp,
     pub(crate) running_since: Instant,
@@ -46,6 +47,7 @@ impl std::ops::Deref for AppState {
 /// | route | does |
 /// | --- | --- |
 /// | `GET /v1/models`, `POST /v1/chat/completions`, `/v1/completions`, `/v1/embeddings` | OpenAI's API, streaming too |
+/// | `/v1/files`, `/v1/batches` | OpenAI's batches: many requests in one file, answers in another; [`Batches::work`] works them off |
 /// | `POST /v1/intents` | takes an intent once, by its `Idempotency-Key`, into a queue |
 /// | `GET /health`, `/ready` | alive; ready for work (both need no key) |
 /// | `GET /metrics` | OpenMetrics text for Prometheus |
@@ -66,6 +68,7 @@ impl std::ops::Deref for AppState {
 /// ```
 pub fn router(engine: Engine, options: ServerOptions) -> Router {
     let state = AppState(Arc::new(Shared {
+        batches: Batches::new(engine.clone(), options.batch.clone()),
         engine,
         options,
         metrics: metrics::HttpMetrics::default(),

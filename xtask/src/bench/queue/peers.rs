@@ -6,13 +6,11 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 
 use super::super::measure::Peer;
 use crate::{place, setup, shell};
 
-/// The peers on Node bring the Node they ask for along.
-const NODE: &str = "node@22.23.3";
 const DRIVER: &str = "pg@8.23.1";
 const GRAPHILE: &str = "0.18.0";
 const PG_BOSS: &str = "12.38.0";
@@ -63,7 +61,8 @@ impl Peers {
     pub(super) fn install() -> Result<Self> {
         let cache = place::cache()?.join("queue-peers");
         fs::create_dir_all(&cache).with_context(|| format!("cannot create {}", cache.display()))?;
-        let modules = npm(&cache)?;
+        let packages = [DRIVER, &format!("graphile-worker@{GRAPHILE}"), &format!("pg-boss@{PG_BOSS}")];
+        let modules = setup::node::modules("queue", &packages)?;
         let python = [&format!("procrastinate=={PROCRASTINATE}"), "psycopg[binary,pool]==3.3.9"];
         let (river, river_latency) = river_rust(&cache)?;
         Ok(Self {
@@ -95,27 +94,6 @@ impl Peers {
 
 fn scripts() -> PathBuf {
     place::root().join("xtask/peers/queue")
-}
-
-/// The folder of the modules.
-fn npm(cache: &Path) -> Result<PathBuf> {
-    let folder = cache.join("npm");
-    let modules = folder.join("node_modules");
-    let packages = [NODE.into(), DRIVER.into(), format!("graphile-worker@{GRAPHILE}"), format!("pg-boss@{PG_BOSS}")];
-    let (stamp, wanted) = (folder.join("installed.txt"), packages.join("\n"));
-    if fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
-        return Ok(modules);
-    }
-    fs::create_dir_all(&folder)?;
-    let mut install = Command::new("npm");
-    install.args(["install", "--no-audit", "--no-fund", "--prefix"]).arg(&folder).args(&packages);
-    shell::quiet(&format!("install {} from npm", packages.join(", ")), &mut install)?;
-    ensure!(
-        shell::succeeds(Command::new(modules.join(".bin/node")).arg("--version")),
-        "npm installed {NODE}, and it does not run: its install script may be forbidden here (npm config get ignore-scripts)"
-    );
-    fs::write(&stamp, wanted)?;
-    Ok(modules)
 }
 
 /// Go keeps what it built before, so this is asked each time.
