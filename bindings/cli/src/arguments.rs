@@ -244,7 +244,7 @@ pub(crate) enum BatchCommand {
         file: PathBuf,
         /// What the requests ask for: /v1/chat/completions, /v1/completions or /v1/embeddings
         #[arg(long, value_name = "PATH", default_value = "/v1/chat/completions")]
-        endpoint: selvedge::batch::Endpoint,
+        endpoint: String,
         /// How long it may take, in hours (h) or days (d)
         #[arg(long, value_name = "TIME", default_value = "24h")]
         window: String,
