@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{CancelToken, Clock, Error, Result, TraceContext, clock::within, scheduler::Class};
+use crate::{CancelToken, Clock, Error, Result, TraceContext, allowance::Allowances, clock::within, scheduler::Class};
 
 /// Deadline, cancellation, trace, tenant and class of one call: the first argument of every plugin method.
 ///
@@ -26,6 +26,7 @@ pub struct Context {
     trace: Option<TraceContext>,
     tenant: Option<Arc<str>>,
     class: Class,
+    allowances: Option<Allowances>,
 }
 
 impl Context {
@@ -76,6 +77,19 @@ impl Context {
     pub fn with_class(mut self, class: Class) -> Self {
         self.class = class;
         self
+    }
+
+    /// Keeps to `allowances` where models are called: [`Engine::chat`](crate::Engine::chat) and
+    /// [`Engine::embed`](crate::Engine::embed).
+    #[must_use]
+    pub fn with_allowances(mut self, allowances: Allowances) -> Self {
+        self.allowances = Some(allowances);
+        self
+    }
+
+    /// The allowances it keeps to.
+    pub fn allowances(&self) -> Option<&Allowances> {
+        self.allowances.as_ref()
     }
 
     /// When it must be done.

@@ -40,7 +40,7 @@ pub enum ErrorKind {
     TooLarge,
     /// A service or device cannot be reached.
     Unavailable,
-    /// The engine was closed.
+    /// The engine, or its Store, was closed.
     Closed,
     /// A bug in Selvedge or a plugin.
     Internal,

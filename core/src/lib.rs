@@ -15,6 +15,7 @@
 
 mod plugin;
 
+pub mod allowance;
 pub mod batch;
 pub mod cancel;
 pub mod clock;

@@ -28,6 +28,8 @@ pub(crate) enum Command {
     Batch(Batch),
     /// Makes model files ready for this machine
     Model(Model),
+    /// Shows events that have not gone out, and lets dead ones go again or drops them
+    Outbox(Outbox),
     /// Checks the configuration, the Store, the models and the machine
     Doctor(Doctor),
     /// Computes what something costs
@@ -174,6 +176,43 @@ pub(crate) enum JobsCommand {
     Depth,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct Outbox {
+    /// The Store: postgres://…, sqlite:FILE or a file's path
+    #[arg(long, visible_alias = "db", value_name = "URL|FILE", global = true)]
+    pub(crate) store: Option<String>,
+    /// Prints JSON, one object a line
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) command: OutboxCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum OutboxCommand {
+    /// Lists events that have not gone out, oldest first
+    List {
+        /// Only dead ones, which hold up what comes after them in their aggregate
+        #[arg(long)]
+        dead: bool,
+        /// At the most so many
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        limit: usize,
+    },
+    /// Lets dead events go out again, and then what waits behind them
+    Retry {
+        /// Their numbers
+        #[arg(required = true)]
+        numbers: Vec<i64>,
+    },
+    /// Drops dead events, so that what waits behind them goes out without them
+    Drop {
+        /// Their numbers
+        #[arg(required = true)]
+        numbers: Vec<i64>,
+    },
+}
+
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 pub(crate) enum State {
     Ready,
@@ -205,7 +244,7 @@ pub(crate) enum BatchCommand {
         file: PathBuf,
         /// What the requests ask for: /v1/chat/completions, /v1/completions or /v1/embeddings
         #[arg(long, value_name = "PATH", default_value = "/v1/chat/completions")]
-        endpoint: selvedge::batch::Endpoint,
+        endpoint: String,
         /// How long it may take, in hours (h) or days (d)
         #[arg(long, value_name = "TIME", default_value = "24h")]
         window: String,

@@ -3,12 +3,12 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    num::{NonZeroU32, NonZeroUsize},
+    num::{NonZeroU32, NonZeroU64, NonZeroUsize},
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use selvedge::{Error, ErrorKind, Result, priority::Priority, scheduler::Class, store::Ceiling};
+use selvedge::{Error, ErrorKind, Result, allowance::Allowance, priority::Priority, scheduler::Class, store::Ceiling};
 use serde::{Deserialize, Serialize};
 
 /// The default file, every key documented.
@@ -23,10 +23,12 @@ const DAY: u64 = 86_400;
 pub(crate) struct Config {
     pub(crate) server: Server,
     pub(crate) store: Store,
+    pub(crate) quotas: Quotas,
     pub(crate) intents: Intents,
     pub(crate) batch: Batch,
     pub(crate) scheduler: Scheduler,
     pub(crate) log: Log,
+    pub(crate) tenants: BTreeMap<String, Tenant>,
     pub(crate) models: Vec<Model>,
 }
 
@@ -49,6 +51,37 @@ pub(crate) struct Key {
     pub(crate) tenant: Option<String>,
     #[serde(default)]
     pub(crate) max_class: Class,
+    pub(crate) requests_per_minute: Option<NonZeroU64>,
+    pub(crate) tokens_per_minute: Option<NonZeroU64>,
+    pub(crate) concurrent: Option<NonZeroU32>,
+}
+
+/// What all keys of a tenant together may use.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Tenant {
+    pub(crate) requests_per_minute: Option<NonZeroU64>,
+    pub(crate) tokens_per_minute: Option<NonZeroU64>,
+    pub(crate) concurrent: Option<NonZeroU32>,
+}
+
+impl Tenant {
+    pub(crate) fn allowance(&self, quotas: &Quotas) -> Allowance {
+        Allowance {
+            requests_per_minute: self.requests_per_minute.map(NonZeroU64::get),
+            tokens_per_minute: self.tokens_per_minute.map(NonZeroU64::get),
+            concurrent: self.concurrent.map(NonZeroU32::get),
+            hold: quotas.concurrent_seconds.get(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Quotas {
+    pub(crate) store: String,
+    pub(crate) timeout_seconds: Seconds,
+    pub(crate) concurrent_seconds: Seconds,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -252,6 +285,13 @@ impl Default for Store {
     }
 }
 
+impl Default for Quotas {
+    fn default() -> Self {
+        let hold = Seconds(Allowance::HOLD);
+        Self { store: String::new(), timeout_seconds: Seconds::new(1), concurrent_seconds: hold }
+    }
+}
+
 impl Default for Intents {
     fn default() -> Self {
         Self {
@@ -423,6 +463,8 @@ mod tests {
             ("[shop]\npath = \"x\"", &["unknown field `shop`", "line: 1"]),
             ("[log]\nformat = \"xml\"", &["line: 2", "key: log.format", "`text` or `json`"]),
             ("[server\naddress = 1", &["line: 1"]),
+            ("[tenants.acme]\ntokens_per_minute = 0", &["line: 2", "key: tenants.acme.tokens_per_minute"]),
+            ("[tenants.acme]\ntokens = 5", &["unknown field `tokens`", "line: 2"]),
             ("[[models]]\nname = \"a\"", &["missing field `path`", "line: 1", "key: models"]),
         ] {
             let message = fails(text);
@@ -430,6 +472,22 @@ mod tests {
                 assert!(message.contains(part), "{part:?} is not in {message:?}");
             }
         }
+    }
+
+    #[test]
+    fn the_limits_of_the_documentation_are_read() {
+        let limits =
+            DEFAULT.lines().filter_map(|line| line.strip_prefix("#   ")).skip_while(|line| *line != "[tenants.acme]");
+        let limits: Vec<_> = limits.take_while(|line| *line != "[[models]]").collect();
+        let config = parse(Path::new("default.toml"), &limits.join("\n")).expect("the documented limits");
+        let acme = config.tenants["acme"].allowance(&config.quotas);
+        assert_eq!((acme.requests_per_minute, acme.concurrent, acme.hold), (Some(600), Some(8), Allowance::HOLD));
+        let key = "[[server.keys]]\nkey = 'k'\nrequests_per_minute = 60\ntokens_per_minute = 5\nconcurrent = 2";
+        let key = &parse(Path::new("shop.toml"), key).expect("a key").server.keys[0];
+        assert_eq!(
+            (key.requests_per_minute.map(NonZeroU64::get), key.concurrent.map(NonZeroU32::get)),
+            (Some(60), Some(2))
+        );
     }
 
     #[test]

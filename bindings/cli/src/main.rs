@@ -57,6 +57,11 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             log(&config::Log { level: "error".into(), format: config::LogFormat::Text });
             commands::jobs::run(config, options)?;
         }
+        Command::Outbox(options) => {
+            let (config, _) = config::load(arguments.config.as_deref())?;
+            log(&config::Log { level: "error".into(), format: config::LogFormat::Text });
+            commands::outbox::run(config, options)?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -52,6 +52,16 @@ pub(crate) fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> Re
     print(&text)
 }
 
+/// The first line, not too long for a table.
+pub(crate) fn shortened(text: &str) -> String {
+    const MOST: usize = 60;
+    let line = text.lines().next().unwrap_or_default();
+    if line.chars().count() <= MOST {
+        return line.to_owned();
+    }
+    line.chars().take(MOST - 1).chain(['…']).collect()
+}
+
 /// Tells something beside the result.
 pub(crate) fn note(text: &str) {
     // Nobody may be reading stderr; that is no reason to fail.

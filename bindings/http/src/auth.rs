@@ -8,11 +8,15 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{HeaderMap, StatusCode, header};
-use selvedge_core::{Context, Error, ErrorKind, Result, scheduler::Class};
+use selvedge_core::{
+    Context, Error, ErrorKind, Result,
+    allowance::{Allowance, Allowances},
+    scheduler::Class,
+};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::Problem;
+use crate::{Problem, quota, server::AppState};
 
 const OPERATION: &str = "http.auth";
 const PRIORITY: &str = "x-selvedge-priority";
@@ -25,7 +29,8 @@ const PRIORITY: &str = "x-selvedge-priority";
 ///
 /// let phone = ApiKey::secret("s3cret").tenant("acme");
 /// let batch = ApiKey::sha256("2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b")?.max_class(Class::P2);
-/// # let _ = (phone, batch);
+/// let trial = ApiKey::secret("tr1al").requests_per_minute(20).tokens_per_minute(10_000).concurrent(1);
+/// # let _ = (phone, batch, trial);
 /// # Ok::<(), selvedge_core::Error>(())
 /// ```
 #[derive(Clone)]
@@ -33,12 +38,13 @@ pub struct ApiKey {
     digest: [u8; 32],
     tenant: Option<Arc<str>>,
     max_class: Class,
+    allowance: Allowance,
 }
 
 impl ApiKey {
     /// A key given in the clear.
     pub fn secret(key: &str) -> Self {
-        Self { digest: Sha256::digest(key.as_bytes()).into(), tenant: None, max_class: Class::P0 }
+        Self::digested(Sha256::digest(key.as_bytes()).into())
     }
 
     /// A key given by the SHA-256 of it, as 64 hex digits (`printf %s KEY | sha256sum`).
@@ -58,7 +64,11 @@ impl ApiKey {
             return Err(Error::new(ErrorKind::InvalidInput, OPERATION, "not the SHA-256 of an API key")
                 .advise("give 64 hex digits, as `printf %s KEY | sha256sum` prints them"));
         }
-        Ok(Self { digest, tenant: None, max_class: Class::P0 })
+        Ok(Self::digested(digest))
+    }
+
+    fn digested(digest: [u8; 32]) -> Self {
+        Self { digest, tenant: None, max_class: Class::P0, allowance: Allowance::new() }
     }
 
     /// Sets the tenant whose requests it signs.
@@ -74,6 +84,41 @@ impl ApiKey {
         self.max_class = class;
         self
     }
+
+    /// Sets the most model requests a minute. Without it there is no limit but its tenant's.
+    #[must_use]
+    pub fn requests_per_minute(self, most: u64) -> Self {
+        self.allowance(|allowance| allowance.requests_per_minute(most))
+    }
+
+    /// Sets the most tokens a minute: of prompts and answers, of texts to embed.
+    #[must_use]
+    pub fn tokens_per_minute(self, most: u64) -> Self {
+        self.allowance(|allowance| allowance.tokens_per_minute(most))
+    }
+
+    /// Sets the most model requests at a time, waiting ones included.
+    #[must_use]
+    pub fn concurrent(self, most: u32) -> Self {
+        self.allowance(|allowance| allowance.concurrent(most))
+    }
+
+    /// Sets how long a model request may take while `concurrent` is limited. Default: [`Allowance::HOLD`].
+    #[must_use]
+    pub fn hold(self, hold: std::time::Duration) -> Self {
+        self.allowance(|allowance| allowance.hold(hold))
+    }
+
+    fn allowance(mut self, set: impl FnOnce(Allowance) -> Allowance) -> Self {
+        self.allowance = set(self.allowance);
+        self
+    }
+
+    /// The name by which all servers know its quotas: a part of the digest, which tells nothing of the key.
+    fn name(&self) -> String {
+        let hex: String = self.digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("key/{hex}")
+    }
 }
 
 impl fmt::Debug for ApiKey {
@@ -81,6 +126,7 @@ impl fmt::Debug for ApiKey {
         f.debug_struct("ApiKey")
             .field("tenant", &self.tenant)
             .field("max_class", &self.max_class)
+            .field("allowance", &self.allowance)
             .finish_non_exhaustive()
     }
 }
@@ -94,21 +140,34 @@ pub struct Principal {
     pub class: Class,
 }
 
-/// Lets a request in, or answers 401 or 403. Without any keys only this machine may ask.
-pub(crate) async fn check(State(keys): State<Arc<[ApiKey]>>, mut request: Request, next: Next) -> Response {
-    let principal = match identify(&keys, &request).and_then(|key| principal(key, request.headers())) {
-        Ok(principal) => principal,
+/// Lets a request in, or answers 401 or 403. Without any keys only this machine may ask. What the key and its tenant may use
+/// goes along, and how they stand comes back in the headers.
+pub(crate) async fn check(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
+    let (keys, tenants) = (&state.options.keys, &state.options.tenants);
+    let identified = identify(keys, &request).and_then(|key| Ok((key, principal(key, request.headers())?)));
+    let (key, principal) = match identified {
+        Ok(identified) => identified,
         Err(problem) => return problem.into_response(),
     };
+    let tenant = principal.tenant.clone();
+    let own = key.map(|key| (key.name(), key.allowance));
+    let shared = tenant.as_ref().and_then(|tenant| Some((format!("tenant/{tenant}"), *tenants.get(&**tenant)?)));
+    let allowances = Allowances::new(own.into_iter().chain(shared));
     if let Some(cx) = request.extensions_mut().get_mut::<Context>() {
-        let classed = cx.clone().with_class(principal.class);
-        *cx = match &principal.tenant {
-            Some(tenant) => classed.with_tenant(tenant.clone()),
-            None => classed,
-        };
+        let mut changed = cx.clone().with_class(principal.class).with_allowances(allowances.clone());
+        if let Some(tenant) = &tenant {
+            changed = changed.with_tenant(tenant.clone());
+        }
+        *cx = changed;
     }
     request.extensions_mut().insert(principal);
-    next.run(request).await
+    let mut response = next.run(request).await;
+    let standing = allowances.standing();
+    quota::tell(&standing, response.headers_mut());
+    if let Some(limit) = standing.refused {
+        state.metrics.refused(limit, tenant.as_deref());
+    }
+    response
 }
 
 fn identify<'a>(keys: &'a [ApiKey], request: &Request) -> Result<Option<&'a ApiKey>, Problem> {

@@ -17,6 +17,7 @@ mod idempotency;
 mod openai;
 mod options;
 mod problem;
+mod quota;
 mod server;
 mod sink;
 mod transport;

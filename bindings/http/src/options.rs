@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use selvedge_core::{layers::Metrics, store::Ceiling};
+use selvedge_core::{allowance::Allowance, layers::Metrics, store::Ceiling};
 
 use crate::{ApiKey, BatchOptions};
 
@@ -18,6 +18,8 @@ use crate::{ApiKey, BatchOptions};
 pub struct ServerOptions {
     /// Who may ask. Empty: only this machine may. Default: empty.
     pub keys: Vec<ApiKey>,
+    /// What all keys of a tenant together may use of the models, beside what each may. Default: empty.
+    pub tenants: BTreeMap<String, Allowance>,
     /// The largest request body, in bytes. Default: 4 MiB.
     pub body_limit: usize,
     /// How long a request may take until its answer begins; a streamed answer may go on after that. Default: 120 seconds.
@@ -52,6 +54,7 @@ impl Default for ServerOptions {
     fn default() -> Self {
         Self {
             keys: Vec::new(),
+            tenants: BTreeMap::new(),
             body_limit: 4 << 20,
             timeout: Duration::from_secs(120),
             intents: BTreeMap::new(),

@@ -8,6 +8,7 @@
 //! | `sqlite` (default) | [`sqlite`]: the Store on SQLite |
 //! | `postgres` | `postgres`: the Store on PostgreSQL |
 //! | `nats` | `nats`: the outbox's way to NATS JetStream |
+//! | `redis` | `redis`: quotas on Redis |
 //! | `priority` (default) | [`priority`]: the Scheduler for servers |
 //! | `llama` | `llama`: Inference on llama.cpp |
 //!
@@ -44,6 +45,9 @@ pub use selvedge_postgres as postgres;
 #[cfg(feature = "priority")]
 #[doc(inline)]
 pub use selvedge_priority as priority;
+#[cfg(feature = "redis")]
+#[doc(inline)]
+pub use selvedge_redis as redis;
 #[cfg(feature = "sqlite")]
 #[doc(inline)]
 pub use selvedge_sqlite as sqlite;
@@ -81,6 +85,8 @@ mod pages {
     struct Outbox;
     #[doc = include_str!("../../../docs/guide/plugins.md")]
     struct Plugins;
+    #[doc = include_str!("../../../docs/guide/serving.md")]
+    struct Serving;
     #[cfg(feature = "postgres")]
     #[doc = include_str!("../../../docs/guide/postgres.md")]
     struct Postgres;

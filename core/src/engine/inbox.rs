@@ -81,8 +81,8 @@ impl Engine {
     /// together with the mark that the message with this id was received.
     ///
     /// Acknowledge the message to its broker when this returns, and let it be delivered again when it fails: then nothing of
-    /// `handler`'s commit is true, unless the error is an `Unavailable` one that is not `retryable`; then it is found out when
-    /// the message comes again.
+    /// `handler`'s commit is true, unless the error is an `Unavailable` or `Closed` one that is not `retryable`; then it is
+    /// found out when the message comes again.
     ///
     /// ```
     /// use selvedge_core::{Commit, Context, Engine, Result, engine::{Inbox, Received}, store::NewJob};

@@ -4,6 +4,7 @@
 //! → the server's claim and commit → the answer is kept. A question to a model goes [`Engine::chat`] →
 //! [`Scheduler::admit`](crate::Scheduler::admit) → [`Inference::generate`].
 
+mod charge;
 mod chat;
 mod handlers;
 mod inbox;
@@ -38,11 +39,13 @@ pub struct Engine(Arc<Plugins>);
 #[derive(Debug)]
 struct Plugins {
     store: Option<AnyStore>,
+    quotas: Option<AnyStore>,
     scheduler: Option<AnyScheduler>,
     models: BTreeMap<String, AnyInference>,
     default_model: Option<String>,
     experiment: Option<AnyExperiment>,
     clock: Arc<dyn Clock>,
+    ledger: Arc<charge::Ledger>,
 }
 
 /// Puts an [`Engine`] together.
@@ -58,11 +61,13 @@ impl Engine {
         EngineBuilder {
             plugins: Plugins {
                 store: None,
+                quotas: None,
                 scheduler: None,
                 models: BTreeMap::new(),
                 default_model: None,
                 experiment: None,
                 clock: Arc::new(SystemClock),
+                ledger: Arc::default(),
             },
             layers: Vec::new(),
         }
@@ -74,6 +79,17 @@ impl Engine {
     /// `Unsupported` when the engine has none.
     pub fn store(&self) -> Result<&AnyStore> {
         self.0.store.as_ref().ok_or_else(|| missing("Store", "engine.store", "store(…)"))
+    }
+
+    /// The Store that keeps quotas: one of its own, or the Store.
+    ///
+    /// # Errors
+    /// `Unsupported` when the engine has neither.
+    pub fn quotas(&self) -> Result<&AnyStore> {
+        match &self.0.quotas {
+            Some(quotas) => Ok(quotas),
+            None => self.store(),
+        }
     }
 
     /// The Scheduler.
@@ -128,11 +144,13 @@ impl Engine {
         self.experiment()?.assign(cx, request).await
     }
 
-    /// One tick of the Store's housekeeping. Run it about once a second on servers, and at each start on phones.
+    /// One tick of the Store's housekeeping. Run it about once a second on servers, and at each start on phones. It settles
+    /// what model calls that were dropped owe of their [allowances](crate::allowance), too.
     ///
     /// # Errors
     /// Those of [`Store::maintain`].
     pub async fn maintain(&self, cx: &Context, request: Maintain) -> Result<Maintained> {
+        self.settle().await;
         self.store()?.maintain(cx, request).await
     }
 }
@@ -142,6 +160,14 @@ impl EngineBuilder {
     #[must_use]
     pub fn store(mut self, store: impl Store) -> Self {
         self.plugins.store = Some(AnyStore::new(store));
+        self
+    }
+
+    /// Sets a Store of its own for quotas, such as one on Redis. Without it they are in the Store. Places of concurrent requests
+    /// are always in the Store.
+    #[must_use]
+    pub fn quotas(mut self, store: impl Store) -> Self {
+        self.plugins.quotas = Some(AnyStore::new(store));
         self
     }
 
@@ -187,6 +213,7 @@ impl EngineBuilder {
         let Self { mut plugins, layers } = self;
         for layer in layers {
             plugins.store = plugins.store.map(|inner| layer.store(inner));
+            plugins.quotas = plugins.quotas.map(|inner| layer.store(inner));
             plugins.scheduler = plugins.scheduler.map(|inner| layer.scheduler(inner));
             plugins.experiment = plugins.experiment.map(|inner| layer.experiment(inner));
             plugins.models = plugins.models.into_iter().map(|(name, inner)| (name, layer.inference(inner))).collect();

@@ -14,8 +14,7 @@ impl Engine {
     ///
     /// A good chunk is what the process spends within some 100 ms. 0 and 1 ask the Store each time.
     pub fn quota(&self, bucket: impl Into<String>, rule: TokenBucket, chunk: u64) -> Quota {
-        let shared = Shared { engine: self.clone(), bucket: bucket.into(), rule, chunk, hand: Mutex::default() };
-        Quota(Arc::new(shared))
+        Quota(Arc::new(Shared { engine: self.clone(), purse: Purse::new(bucket.into(), rule, chunk) }))
     }
 }
 
@@ -46,11 +45,7 @@ pub struct Quota(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     engine: Engine,
-    bucket: String,
-    rule: TokenBucket,
-    chunk: u64,
-    /// Held while the Store is asked: callers that come at once share one chunk.
-    hand: Mutex<Hand>,
+    purse: Purse,
 }
 
 impl Quota {
@@ -62,20 +57,43 @@ impl Quota {
     /// # Cancellation safety
     /// When it is dropped, tokens that the Store granted may be lost; more than the bound are never spent.
     pub async fn take(&self, cx: &Context, amount: u64) -> Result<()> {
-        let Shared { engine, bucket, rule, chunk, hand } = &*self.0;
+        let Shared { engine, purse } = &*self.0;
+        purse.take(engine, cx, amount).await?.granted(&purse.bucket).map(drop)
+    }
+}
+
+/// A bucket and what this process has in hand of it.
+#[derive(Debug)]
+pub(super) struct Purse {
+    bucket: String,
+    pub(super) rule: TokenBucket,
+    chunk: u64,
+    /// Held while the Store is asked: callers that come at once share one chunk.
+    hand: Mutex<Hand>,
+}
+
+impl Purse {
+    pub(super) fn new(bucket: String, rule: TokenBucket, chunk: u64) -> Self {
+        Self { bucket, rule, chunk, hand: Mutex::default() }
+    }
+
+    /// Spends `amount` tokens. What is said to remain is what this process knows of.
+    pub(super) async fn take(&self, engine: &Engine, cx: &Context, amount: u64) -> Result<Taken> {
+        let Self { bucket, rule, chunk, hand } = self;
         let mut hand = hand.lock().await;
         // The time before the Store is asked: tokens are never taken for younger than they are.
         let now = engine.clock().now();
-        let Some(missing) = hand.spend(now, life(rule), amount) else { return Ok(()) };
+        let Some(missing) = hand.spend(now, life(rule), amount) else { return Ok(hand.granted()) };
         let mut answer = Taken::Never;
         for ask in asks(missing, *chunk) {
-            answer = engine.store()?.take(cx, Take::new(bucket, *rule, ask)).await?;
-            if matches!(answer, Taken::Granted { .. }) {
+            answer = engine.quotas()?.take(cx, Take::new(bucket, *rule, ask)).await?;
+            if let Taken::Granted { remaining } = answer {
                 hand.gain(now, ask, amount);
-                break;
+                hand.left = remaining;
+                return Ok(hand.granted());
             }
         }
-        answer.granted(bucket).map(drop)
+        Ok(answer)
     }
 }
 
@@ -95,6 +113,8 @@ struct Hand {
     tokens: u64,
     /// When the Store was asked for them.
     since: Timestamp,
+    /// What was left in the bucket then.
+    left: u64,
 }
 
 impl Hand {
@@ -115,7 +135,11 @@ impl Hand {
 
     /// Puts `granted` tokens to those in hand and spends `amount`. The older ones go first, so that what is left is new.
     fn gain(&mut self, now: Timestamp, granted: u64, amount: u64) {
-        *self = Self { tokens: (self.tokens + granted).saturating_sub(amount), since: now };
+        (self.tokens, self.since) = ((self.tokens + granted).saturating_sub(amount), now);
+    }
+
+    fn granted(&self) -> Taken {
+        Taken::Granted { remaining: self.left.saturating_add(self.tokens) }
     }
 }
 
@@ -124,7 +148,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::store::Bucket;
+    use crate::store::{Ask, Bucket};
 
     /// What [`Quota::take`] does, with the bucket's rule in place of a Store.
     fn take(
@@ -136,7 +160,7 @@ mod tests {
         chunk: u64,
     ) -> bool {
         let mut ask = |amount| {
-            let (next, taken) = rule.take(*bucket, now, amount);
+            let (next, taken) = rule.apply(*bucket, now, Ask::Spend(amount));
             *bucket = Some(next);
             matches!(taken, Taken::Granted { .. })
         };
@@ -189,7 +213,7 @@ mod tests {
         fn what_was_not_spent_in_time_is_gone(tokens in 1u64..100, age_ms in 0i64..3_000, back in any::<bool>()) {
             let life = Duration::from_secs(1);
             let since = Timestamp(1_000_000_000);
-            let mut hand = Hand { tokens, since };
+            let mut hand = Hand { tokens, since, left: 0 };
             let now = if back && age_ms > 0 { Timestamp(since.0 - age_ms * 1000) } else { Timestamp(since.0 + age_ms * 1000) };
             let spent = hand.spend(now, life, tokens).is_none();
             prop_assert_eq!(spent, now >= since && age_ms < 1_000);

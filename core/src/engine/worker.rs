@@ -85,8 +85,29 @@ impl WorkerOptions {
     }
 }
 
-/// After a job ends, a place within a queue's limits may be free: the Store is asked again, but not more often than this.
-const SETTLE: Duration = Duration::from_millis(2);
+/// After a job ends, a place within a queue's limits may be free: the Store is asked again, but not more often than this; less
+/// and less often for as long as that finds nothing, for most queues have no limits, and whoever asks in vain keeps the Store
+/// from what was enqueued meanwhile.
+const SETTLE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(32));
+
+/// Why the Store is asked for jobs.
+#[derive(Clone, Copy, Default)]
+struct Reason {
+    /// It told that there may be some.
+    hint: bool,
+    /// A job has ended.
+    end: bool,
+}
+
+/// How long after the end of a job the Store is asked again, when it was asked for this reason and gave jobs or none.
+fn settle(last: Duration, reason: Reason, found: bool) -> Duration {
+    match (reason, found) {
+        // What it told of may be behind a limit.
+        (Reason { hint: true, .. }, false) | (Reason { hint: false, end: true }, true) => SETTLE.0,
+        (Reason { hint: false, end: true }, false) => (last * 2).min(SETTLE.1),
+        _ => last,
+    }
+}
 
 /// A job that is leased and not begun.
 struct Waiting {
@@ -109,7 +130,8 @@ impl Engine {
         let (mut ask, mut asked) = (true, 0);
         let mut leasing = pin!(Fuse::terminated());
         let mut timer = self.clock().sleep(options.poll).fuse();
-        let mut settling = false;
+        let (mut settling, mut pause) = (false, SETTLE.0);
+        let (mut reason, mut asked_for) = (Reason::default(), Reason::default());
         let mut cancelled = pin!(cx.cancel().cancelled().fuse());
         loop {
             self.give_back_late(&mut waiting).await;
@@ -122,6 +144,10 @@ impl Engine {
             // A few at a time would cost as much as many.
             if ask && room > options.prefetch / 2 && leasing.is_terminated() {
                 (ask, asked) = (false, room);
+                asked_for = std::mem::take(&mut reason);
+                // It sees what has ended so far.
+                settling = false;
+                timer = self.clock().sleep(options.poll).fuse();
                 leasing.set(self.lease_ahead(cx, options, room).fuse());
             }
             futures_util::select_biased! {
@@ -130,9 +156,8 @@ impl Engine {
                     // There may be more at once, and a hint that came meanwhile tells of what this lease did not see.
                     Ok(jobs) => {
                         ask |= jobs.len() == asked;
+                        pause = settle(pause, asked_for, !jobs.is_empty());
                         waiting.extend(jobs);
-                        timer = self.clock().sleep(options.poll).fuse();
-                        settling = false;
                     }
                     Err(error) if passes(&error) => tracing::warn!(%error, "the worker goes on after an error"),
                     Err(error) => {
@@ -144,14 +169,15 @@ impl Engine {
                     while running.next().now_or_never().flatten().is_some() {}
                     if !settling && !ask {
                         settling = true;
-                        timer = self.clock().sleep(SETTLE).fuse();
+                        timer = self.clock().sleep(pause).fuse();
                     }
                 }
                 hint = hints.next().fuse() => match hint {
-                    Some(_) => ask = true,
+                    Some(_) => (ask, reason.hint) = (true, true),
                     None => return Err(Error::new(ErrorKind::Closed, "engine.work", "the Store was closed")),
                 },
                 () = timer => {
+                    reason.end |= settling;
                     (ask, settling) = (true, false);
                     timer = self.clock().sleep(options.poll).fuse();
                 }
@@ -316,5 +342,24 @@ impl JobHandler for HashMap<String, Box<dyn JobHandler>> {
 impl fmt::Debug for dyn JobHandler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("JobHandler")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn asking_after_the_end_of_a_job_becomes_rare_while_it_finds_nothing() {
+        let (hint, end) = (Reason { hint: true, end: false }, Reason { hint: false, end: true });
+        let both = Reason { hint: true, end: true };
+        let rare = (0..10).fold(SETTLE.0, |last, _| settle(last, end, false));
+        assert_eq!(rare, SETTLE.1);
+        assert_eq!(settle(rare, end, true), SETTLE.0, "a place was free");
+        for reason in [hint, both] {
+            assert_eq!(settle(rare, reason, true), rare, "what was told of was there");
+            assert_eq!(settle(rare, reason, false), SETTLE.0, "what was told of may wait for a place");
+        }
+        assert_eq!(settle(rare, Reason::default(), false), rare);
     }
 }

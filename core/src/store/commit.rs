@@ -74,6 +74,11 @@ pub enum Op {
     /// Adds an outbox event. One whose id is known already is not added again; the event of an intent that was answered has gone
     /// out and counts as known.
     Emit(Event),
+    /// Lets the dead event with this id go out again, as if it had not been sent yet. Outcome: [`Outcome::Revived`].
+    ReviveEvent(Uuid),
+    /// Drops the dead event with this id, so that the next one of its aggregate may go; whoever emits its id later adds it again.
+    /// Outcome: [`Outcome::Dropped`].
+    DropEvent(Uuid),
     /// Adds an intent. Outcome: [`Outcome::Submitted`]; the commit fails if its id is known with another payload.
     Submit(Intent),
     /// Keeps the answer to an intent.
@@ -236,6 +241,16 @@ impl Commit {
         self.op(Op::Emit(event))
     }
 
+    /// Lets a dead event go out again.
+    pub fn revive_event(self, event: Uuid) -> Self {
+        self.op(Op::ReviveEvent(event))
+    }
+
+    /// Drops a dead event, so that the next one of its aggregate may go.
+    pub fn drop_event(self, event: Uuid) -> Self {
+        self.op(Op::DropEvent(event))
+    }
+
     /// Adds an intent.
     pub fn submit(self, intent: Intent) -> Self {
         self.op(Op::Submit(intent))
@@ -321,6 +336,8 @@ impl Op {
             | Self::Extend { .. }
             | Self::Cancel(_)
             | Self::Revive(_)
+            | Self::ReviveEvent(_)
+            | Self::DropEvent(_)
             | Self::Unschedule(_)
             | Self::Abandon(_) => Ok(()),
         }
@@ -366,8 +383,10 @@ pub enum Outcome {
         /// It will not run.
         at_once: bool,
     },
-    /// Whether there was a dead or cancelled job to revive.
+    /// Whether there was a dead or cancelled job, or a dead event, to revive.
     Revived(bool),
+    /// Whether there was a dead event to drop.
+    Dropped(bool),
     /// The message's place in its topic.
     Published {
         /// Its cursor.

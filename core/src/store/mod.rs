@@ -31,7 +31,7 @@ pub use load::{Ceiling, Load, LoadHistory, LoadSample};
 pub use maintain::{Maintain, Maintained, Retention};
 pub use outbox::{Event, LeasedEvent, RelayRequest};
 pub use query::{EventView, FactView, IntentFilter, JobFilter, Page, Query, QueueStats, Rows, StoreInfo, Wakeups};
-pub use quota::{Bucket, Take, Taken, TokenBucket};
+pub use quota::{Ask, Bucket, Take, Taken, TokenBucket};
 pub use topic::{Message, Notice, Start, Subscription, Watch};
 
 use std::future::Future;
@@ -95,7 +95,7 @@ plugin_trait! {
             /// Inserts or finds an idempotency key, in one step.
             async fn claim(&self, cx: &Context, request: ClaimRequest) -> Result<Claim>;
 
-            /// Takes tokens from a bucket, or says when to come back.
+            /// Takes tokens from a bucket, or says when to come back; or settles what was taken before by what was used.
             async fn take(&self, cx: &Context, request: Take) -> Result<Taken>;
 
             /// Reads one page. [`StoreExt`] has a typed method for each query.

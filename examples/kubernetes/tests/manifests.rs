@@ -1,6 +1,6 @@
 //! The manifests against the Kubernetes API: its types, generated from the OpenAPI document, read every file, and a field that
 //! they do not know or that has another type is an error. The cluster would take most such mistakes in silence.
-#![allow(missing_docs)]
+#![allow(clippy::expect_used, clippy::unwrap_used, missing_docs)]
 
 use std::{collections::BTreeSet, fs, path::Path};
 

@@ -207,6 +207,15 @@ impl<'m> Worker<'m> {
                 return true;
             }
         }
+        tracing::trace!(
+            live = self.live.len(),
+            decode = pass.decode,
+            prefill = pass.prefill,
+            cached = pass.cached,
+            threads = pass.threads,
+            micros = pass.took.as_micros(),
+            "a pass"
+        );
         self.last = Some(pass);
         // From the back, so that the numbers of those before stay right when one is done.
         outputs.sort_unstable_by_key(|(index, ..)| std::cmp::Reverse(*index));

@@ -184,7 +184,7 @@ impl Scheduler for Interruptible {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_urgent_request_cuts_a_pass_short_and_nothing_is_lost() {
     let long: String = (0..220).map(|n| format!("{} ", n % 10)).collect();
-    let llama = open(4).scheduler(AnyScheduler::new(Interruptible)).open().unwrap();
+    let llama = open(4).context_length(1024).scheduler(AnyScheduler::new(Interruptible)).open().unwrap();
     // How long the prompt takes to be read when nobody comes in between.
     let whole = answer(&llama, Generate::text(&long).max_tokens(8)).await;
     let mut fastest = Duration::MAX;
@@ -206,9 +206,9 @@ async fn an_urgent_request_cuts_a_pass_short_and_nothing_is_lost() {
             }
         }
         let cut: Generated = reads.await.unwrap();
-        let expected =
-            answer(&open(1).open().unwrap(), Generate::text(format!("{round}: {}", &long[..400])).max_tokens(8));
-        assert_eq!(cut.symbols, expected.await.symbols, "the answer whose prompt was cut short");
+        let other = open(1).context_length(1024).open().unwrap();
+        let expected = answer(&other, Generate::text(format!("{round}: {}", &long[..400])).max_tokens(8)).await;
+        assert_eq!(cut.symbols, expected.symbols, "the answer whose prompt was cut short");
     }
     assert!(fastest < whole.usage.prefill / 2, "{fastest:?} behind a pass of {:?}", whole.usage.prefill);
 }

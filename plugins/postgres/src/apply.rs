@@ -51,6 +51,8 @@ async fn apply_op(tx: &mut Tx<'_>, op: &Op) -> Result<Outcome> {
         Op::Schedule(schedule) => cron::schedule(tx, schedule).await,
         Op::Unschedule(name) => cron::unschedule(tx, name).await,
         Op::Emit(event) => outbox::emit(tx, event).await,
+        Op::ReviveEvent(id) => outbox::revive(tx, *id).await,
+        Op::DropEvent(id) => outbox::drop_dead(tx, *id).await,
         Op::Submit(wanted) => intent::submit(tx, wanted).await,
         Op::Answer { intent: id, answer } => intent::answer(tx, *id, answer).await,
         Op::Publish { topic: name, payload } => topic::publish(tx, name, payload).await,
@@ -81,10 +83,11 @@ async fn complete(tx: &mut Tx<'_>, leases: &[Lease]) -> Result<Vec<Lease>> {
 async fn lock_order(tx: &Tx<'_>, commit: &Commit) -> Result<()> {
     let mut aggregates = BTreeSet::new();
     let mut topics = BTreeSet::new();
-    let mut events = Vec::new();
+    let (mut events, mut dropped) = (Vec::new(), Vec::new());
     for op in commit.ops() {
         match op {
             Op::Emit(event) => drop(aggregates.insert(event.aggregate.clone())),
+            Op::DropEvent(id) => dropped.push(*id),
             Op::Publish { topic, .. } => drop(topics.insert(topic.as_str())),
             Op::Complete(lease) => events.push(*lease),
             Op::CompleteMany(leases) => events.extend(leases),
@@ -96,6 +99,10 @@ async fn lock_order(tx: &Tx<'_>, commit: &Commit) -> Result<()> {
         let ids = events.iter().map(|lease| lease.id).collect::<Vec<_>>();
         let sql = "SELECT aggregate FROM selvedge.outbox WHERE id = ANY($1)";
         aggregates.extend(tx.all(sql, params![ids], |row| get::<String>(row, 0)).await?);
+    }
+    if !dropped.is_empty() {
+        let sql = "SELECT aggregate FROM selvedge.outbox WHERE event_id = ANY($1)";
+        aggregates.extend(tx.all(sql, params![dropped], |row| get::<String>(row, 0)).await?);
     }
     // A single topic's own row is lock enough.
     if topics.len() == 1 {

@@ -134,5 +134,5 @@ pub(crate) fn unreadable(what: &'static str, source: impl std::error::Error + Se
 
 /// The answer of a Store that has been closed.
 pub(crate) fn closed() -> Error {
-    Error::new(ErrorKind::Unavailable, "store", "the Store is closed").retry(false).advise("open it again")
+    Error::new(ErrorKind::Closed, "store", "the Store is closed").retry(false).advise("open it again")
 }

@@ -27,10 +27,27 @@ const SHARE: u32 = 20;
 #[derive(Debug, Default)]
 pub(crate) struct Hints(Mutex<HashMap<String, Queue>>);
 
+/// When something was done: by this machine's clock, and by a test's, if it gave one.
+#[derive(Clone, Copy, Debug)]
+struct Moment {
+    real: Instant,
+    given: Option<i64>,
+}
+
+impl Moment {
+    /// How long ago it was. Scheduled jobs become due by a test's clock, so what looks for them goes by it too.
+    fn elapsed(self, given: Option<i64>) -> Duration {
+        match (self.given, given) {
+            (Some(then), Some(now)) => Duration::from_micros(now.abs_diff(then)),
+            _ => self.real.elapsed(),
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Queue {
     levels: BTreeMap<i16, Level>,
-    looked: Option<Instant>,
+    looked: Option<Moment>,
     /// What the last looks took.
     costs: [Option<Duration>; 3],
     /// Something changed, and nobody knows where; or the queue has limits, which only a look shows.
@@ -46,6 +63,10 @@ struct Level {
     added: Option<Place>,
 }
 
+/// How long ago each queue was looked through, and whether that was before something changed.
+#[derive(Debug)]
+pub(crate) struct Before(Vec<(String, Option<Moment>, bool)>);
+
 /// Where a claim begins in one priority of one queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct After {
@@ -60,14 +81,14 @@ impl Queue {
         self.costs.iter().all(|cost| cost.is_some_and(|cost| cost > DEAR))
     }
 
-    fn wants_look(&self, short: bool) -> bool {
+    fn wants_look(&self, short: bool, given: Option<i64>) -> bool {
         let Some(looked) = self.looked else { return true };
         if self.limited {
             return true;
         }
         let dearest = self.costs.iter().flatten().max().copied().unwrap_or_default();
         let period = if self.is_dear() { PERIOD.max(dearest * SHARE) } else { PERIOD };
-        ((short || self.stale) && !self.is_dear()) || looked.elapsed() >= period
+        ((short || self.stale) && !self.is_dear()) || looked.elapsed(given) >= period
     }
 }
 
@@ -77,18 +98,29 @@ impl Hints {
     }
 
     /// Whether to look back before a claim (or after one that came `short`).
-    pub(crate) fn wants_look(&self, queues: &[String], short: bool) -> bool {
+    pub(crate) fn wants_look(&self, queues: &[String], short: bool, given: Option<i64>) -> bool {
         let known = self.queues();
-        queues.iter().any(|queue| known.get(queue).is_none_or(|queue| queue.wants_look(short)))
+        queues.iter().any(|queue| known.get(queue).is_none_or(|queue| queue.wants_look(short, given)))
     }
 
-    /// A look back begins: what is told from now on, it may not see.
-    pub(crate) fn look(&self, queues: &[String]) {
-        let (mut known, now) = (self.queues(), Instant::now());
-        for queue in queues {
-            let queue = known.entry(queue.clone()).or_default();
-            queue.looked = Some(now);
-            queue.stale = false;
+    /// A look back may begin: what is told from now on, it may not see. What [`not_looked`](Self::not_looked) needs.
+    pub(crate) fn look(&self, queues: &[String], given: Option<i64>) -> Before {
+        let (mut known, now) = (self.queues(), Moment { real: Instant::now(), given });
+        let look = |name: &String| {
+            let queue = known.entry(name.clone()).or_default();
+            (name.clone(), queue.looked.replace(now), std::mem::take(&mut queue.stale))
+        };
+        Before(queues.iter().map(look).collect())
+    }
+
+    /// There was no look after all.
+    pub(crate) fn not_looked(&self, before: Before) {
+        let mut known = self.queues();
+        for (name, looked, stale) in before.0 {
+            if let Some(queue) = known.get_mut(&name) {
+                queue.looked = looked;
+                queue.stale |= stale;
+            }
         }
     }
 
@@ -175,17 +207,17 @@ mod tests {
     }
 
     fn look(hints: &Hints, queues: &[String], first: &[After]) {
-        hints.look(queues);
+        hints.look(queues, None);
         hints.looked(queues, Duration::ZERO, first, &[]);
     }
 
     #[test]
     fn a_claim_begins_where_the_last_one_ended() {
         let (hints, queues) = hints();
-        assert!(hints.wants_look(&queues, false), "nothing is known at first");
+        assert!(hints.wants_look(&queues, false, None), "nothing is known at first");
         look(&hints, &queues, &[at(0, (10, 5)), at(3, (1, 1))]);
-        assert!(!hints.wants_look(&queues, false));
-        assert!(hints.wants_look(&queues, true), "a cheap look is taken before saying that nothing is there");
+        assert!(!hints.wants_look(&queues, false, None));
+        assert!(hints.wants_look(&queues, true, None), "a cheap look is taken before saying that nothing is there");
         assert_eq!(hints.begin(&queues), [at(0, (10, 4)), at(3, (1, 0))]);
         hints.claimed([("q", 0, (10, 5)), ("q", 0, (11, 9))].into_iter());
         assert_eq!(hints.begin(&queues), [at(0, (11, 9)), at(3, (1, 0))]);
@@ -201,7 +233,7 @@ mod tests {
         hints.claimed([("q", 0, (20, 9))].into_iter());
         assert_eq!(hints.begin(&queues), [at(-1, (8, i64::MIN)), at(0, (7, i64::MIN))]);
         // Nor by a look whose snapshot was older.
-        hints.look(&queues);
+        hints.look(&queues, None);
         hints.added("q", 0, 6);
         hints.looked(&queues, Duration::ZERO, &[], &[]);
         assert_eq!(hints.begin(&queues), [at(0, (6, i64::MIN))]);
@@ -211,25 +243,53 @@ mod tests {
     fn a_dear_look_is_rationed_and_a_slow_one_alone_is_not() {
         let (hints, queues) = hints();
         let slow = |hints: &Hints| {
-            hints.look(&queues);
+            hints.look(&queues, None);
             hints.looked(&queues, DEAR * 2, &[], &[]);
         };
         slow(&hints);
         slow(&hints);
-        assert!(hints.wants_look(&queues, true));
+        assert!(hints.wants_look(&queues, true, None));
         slow(&hints);
-        assert!(!hints.wants_look(&queues, true));
+        assert!(!hints.wants_look(&queues, true, None));
         hints.changed("q");
-        assert!(!hints.wants_look(&queues, true));
+        assert!(!hints.wants_look(&queues, true, None));
         look(&hints, &queues, &[]);
-        assert!(hints.wants_look(&queues, true));
+        assert!(hints.wants_look(&queues, true, None));
+    }
+
+    #[test]
+    fn a_look_that_did_not_take_place_changes_nothing() {
+        let (hints, queues) = hints();
+        hints.not_looked(hints.look(&queues, None));
+        assert!(hints.wants_look(&queues, false, None), "nothing is known yet");
+        look(&hints, &queues, &[at(0, (10, 5))]);
+        hints.changed("q");
+        hints.not_looked(hints.look(&queues, None));
+        assert!(hints.wants_look(&queues, false, None), "what changed is still to be seen");
+        let before = hints.look(&queues, None);
+        assert!(!hints.wants_look(&queues, false, None));
+        hints.changed("q");
+        hints.not_looked(before);
+        assert!(hints.wants_look(&queues, false, None), "also what changed meanwhile");
+        assert_eq!(hints.begin(&queues), [at(0, (10, 4))]);
+    }
+
+    #[test]
+    fn by_a_tests_clock_a_second_passes_when_it_says_so() {
+        let (hints, queues) = hints();
+        hints.look(&queues, Some(5_000_000));
+        hints.looked(&queues, Duration::ZERO, &[at(0, (10, 5))], &[]);
+        assert!(!hints.wants_look(&queues, false, Some(5_999_999)));
+        for moved in [6_000_000, 4_000_000] {
+            assert!(hints.wants_look(&queues, false, Some(moved)), "{moved}");
+        }
     }
 
     #[test]
     fn a_queue_with_limits_is_always_looked_at() {
         let (hints, queues) = hints();
-        hints.look(&queues);
+        hints.look(&queues, None);
         hints.looked(&queues, Duration::ZERO, &[], &queues);
-        assert!(hints.wants_look(&queues, false));
+        assert!(hints.wants_look(&queues, false, None));
     }
 }

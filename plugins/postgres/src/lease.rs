@@ -1,9 +1,6 @@
 //! Leasing: which jobs are next, and making them somebody's.
 
-use std::{
-    collections::HashMap,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, time::Duration};
 
 use selvedge_core::{
     Result,
@@ -14,7 +11,7 @@ use tokio_postgres::Row;
 use crate::{
     hints::{After, Hints},
     job,
-    tx::{Db, Tx, bytes, count, get, micros, optional_bytes, params, rows, time, trace, words},
+    tx::{Db, Tx, bytes, count, duration, get, micros, optional_bytes, params, rows, time, trace, words},
 };
 
 /// A job's place in the order of its queue: priority, then due time, then number.
@@ -28,30 +25,121 @@ pub(crate) enum Found {
     Limited,
 }
 
-/// Leases from queues without limits: a claim from where the last one ended, and a look back when it comes short.
+/// Leases from queues without limits, in one statement: a claim from where the last one ended, and a look back when it comes short.
 pub(crate) async fn lease(db: &Db<'_>, hints: &Hints, request: &LeaseRequest) -> Result<Found> {
-    let queues = distinct(request);
-    let mut leased: Vec<(i64, LeasedJob)> = Vec::new();
     if request.limit == 0 {
         return Ok(Found::Jobs(Vec::new()));
     }
-    let (mut looked, mut short) = (false, false);
-    loop {
-        if !looked && hints.wants_look(&queues, short) {
-            looked = true;
-            if look_back(db, hints, &queues).await? {
-                return Ok(if leased.is_empty() { Found::Limited } else { Found::Jobs(in_order(leased)) });
+    let queues = distinct(request);
+    let first = hints.wants_look(&queues, false, db.given);
+    let may = first || hints.wants_look(&queues, true, db.given);
+    // What is told from now on, neither the claim nor the look may see.
+    let begin = hints.begin(&queues);
+    let before = may.then(|| hints.look(&queues, db.given));
+    let (leased, look) = match ask(db, &queues, if first { &[] } else { &begin }, request, first, may).await {
+        Ok(answer) => answer,
+        Err(error) => {
+            before.into_iter().for_each(|before| hints.not_looked(before));
+            return Err(error);
+        }
+    };
+    let [from_hints, from_look] = leased;
+    claimed(hints, &from_hints);
+    match (look, before) {
+        (Some(look), _) => {
+            // Under a test's clock nothing is rationed: what is found must not depend on how busy the machine is.
+            let cost = if db.given.is_some() { Duration::ZERO } else { look.cost };
+            hints.looked(&queues, cost, &look.first, &look.limited);
+            if !look.limited.is_empty() && from_hints.is_empty() {
+                return Ok(Found::Limited);
             }
         }
-        let begin = hints.begin(&queues);
-        if !begin.is_empty() {
-            leased.extend(claim(db, hints, &begin, request, request.limit - leased.len()).await?);
-        }
-        if leased.len() >= request.limit || looked || !hints.wants_look(&queues, true) {
-            return Ok(Found::Jobs(in_order(leased)));
-        }
-        short = true;
+        // The claim did not come short.
+        (None, Some(before)) => hints.not_looked(before),
+        (None, None) => (),
     }
+    claimed(hints, &from_look);
+    Ok(Found::Jobs(in_order(from_hints.into_iter().chain(from_look).collect())))
+}
+
+fn claimed(hints: &Hints, jobs: &[(i64, LeasedJob)]) {
+    hints.claimed(jobs.iter().map(|(due, job)| (job.queue.as_str(), job.priority, (*due, job.id.0))));
+}
+
+/// What a look back found: the first ready job of each priority from the head of each queue, and the queues with limits.
+#[derive(Default)]
+struct Look {
+    first: Vec<After>,
+    limited: Vec<String>,
+    cost: Duration,
+}
+
+/// A row of the answer.
+enum Told {
+    Job(i64, LeasedJob),
+    First(After),
+    Limited(String),
+    Cost(i64),
+}
+
+type Leased = Vec<(i64, LeasedJob)>;
+
+/// The one statement: what was claimed from the hints and what after a look, and the look if there was one.
+async fn ask(
+    db: &Db<'_>,
+    queues: &[String],
+    begin: &[After],
+    request: &LeaseRequest,
+    first: bool,
+    may: bool,
+) -> Result<([Leased; 2], Option<Look>)> {
+    // They are told apart in a log.
+    let sql = if first {
+        "SELECT * FROM selvedge.lease($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) /* selvedge look-back */"
+    } else {
+        "SELECT * FROM selvedge.lease($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) /* selvedge claim */"
+    };
+    let tokens = [token(), token()];
+    let told = db
+        .all(
+            sql,
+            params![
+                queues.to_vec(),
+                begin.iter().map(|after| after.queue.as_str()).collect::<Vec<_>>(),
+                begin.iter().map(|after| after.priority).collect::<Vec<_>>(),
+                begin.iter().map(|after| after.place.0).collect::<Vec<_>>(),
+                begin.iter().map(|after| after.place.1).collect::<Vec<_>>(),
+                rows(request.limit),
+                micros(request.hold.min(LeaseRequest::MAX_HOLD)),
+                tokens.to_vec(),
+                &*words(&request.owner),
+                first,
+                may,
+                db.given,
+            ],
+            told,
+        )
+        .await?;
+    let (mut leased, mut look) = ([Vec::new(), Vec::new()], Look::default());
+    let mut looked = false;
+    for told in told {
+        match told {
+            Told::Job(due, job) => leased[usize::from(job.lease.token == tokens[1])].push((due, job)),
+            Told::First(after) => look.first.push(after),
+            Told::Limited(queue) => look.limited.push(queue),
+            Told::Cost(cost) => (look.cost, looked) = (duration(cost), true),
+        }
+    }
+    Ok((leased, looked.then_some(look)))
+}
+
+fn told(row: &Row) -> Result<Told> {
+    if get::<Option<i64>>(row, "token")?.is_some() {
+        return leased_job(row).map(|(due, job)| Told::Job(due, job));
+    }
+    let Some(queue) = get::<Option<String>>(row, "queue")? else { return get(row, "run_at").map(Told::Cost) };
+    let Some(priority) = get::<Option<i16>>(row, "priority")? else { return Ok(Told::Limited(queue)) };
+    Ok(Told::First(After { queue, priority, place: (get(row, "run_at")?, get(row, "id")?) }))
 }
 
 fn distinct(request: &LeaseRequest) -> Vec<String> {
@@ -59,61 +147,6 @@ fn distinct(request: &LeaseRequest) -> Vec<String> {
     queues.sort_unstable();
     queues.dedup();
     queues
-}
-
-/// Finds the first ready job of each priority from the head of each queue; whether one of them has limits.
-async fn look_back(db: &Db<'_>, hints: &Hints, queues: &[String]) -> Result<bool> {
-    let begun = Instant::now();
-    hints.look(queues);
-    let sql = "SELECT * FROM selvedge.look_back($1, $2) /* selvedge look-back */";
-    let read = |row: &Row| {
-        let queue: String = get(row, 0)?;
-        let Some(priority) = get::<Option<i16>>(row, 1)? else { return Ok(Err(queue)) };
-        Ok(Ok(After { queue, priority, place: (get(row, 2)?, get(row, 3)?) }))
-    };
-    let found = db.all(sql, params![queues.to_vec(), db.given], read).await?;
-    let (mut first, mut limited) = (Vec::new(), Vec::new());
-    for found in found {
-        match found {
-            Ok(after) => first.push(after),
-            Err(queue) => limited.push(queue),
-        }
-    }
-    // Under a test's clock nothing is rationed: what is found must not depend on how busy the machine is.
-    let cost = if db.given.is_some() { Duration::ZERO } else { begun.elapsed() };
-    hints.looked(queues, cost, &first, &limited);
-    Ok(!limited.is_empty())
-}
-
-/// One statement for all of them.
-async fn claim(
-    db: &Db<'_>,
-    hints: &Hints,
-    begin: &[After],
-    request: &LeaseRequest,
-    most: usize,
-) -> Result<Vec<(i64, LeasedJob)>> {
-    let sql = "SELECT * FROM selvedge.claim($1, $2, $3, $4, $5, $6, $7, $8, $9) /* selvedge claim */";
-    let hold = micros(request.hold.min(LeaseRequest::MAX_HOLD));
-    let claimed = db
-        .all(
-            sql,
-            params![
-                begin.iter().map(|after| after.queue.as_str()).collect::<Vec<_>>(),
-                begin.iter().map(|after| after.priority).collect::<Vec<_>>(),
-                begin.iter().map(|after| after.place.0).collect::<Vec<_>>(),
-                begin.iter().map(|after| after.place.1).collect::<Vec<_>>(),
-                rows(most),
-                hold,
-                token(),
-                &*words(&request.owner),
-                db.given,
-            ],
-            leased_job,
-        )
-        .await?;
-    hints.claimed(claimed.iter().map(|(due, job)| (job.queue.as_str(), job.priority, (*due, job.id.0))));
-    Ok(claimed)
 }
 
 /// One token for all jobs of a claim: it is never given again, and with the job's number it names this lease and no other.

@@ -115,12 +115,38 @@ pub(crate) async fn complete(tx: &mut Tx<'_>, lease: Lease) -> Result<bool> {
     let sql = format!("DELETE FROM selvedge.outbox WHERE {HELD} RETURNING aggregate");
     let held = tx.one(&sql, params![lease.id, lease.token, tx.now.0], |row| get::<String>(row, 0)).await?;
     let Some(aggregate) = held else { return Ok(false) };
+    let_next_go(tx, &aggregate).await?;
+    Ok(true)
+}
+
+/// The first event of an aggregate is gone: the next one is no longer behind it. The caller holds the aggregate's lock.
+async fn let_next_go(tx: &mut Tx<'_>, aggregate: &str) -> Result<()> {
     let sql = "UPDATE selvedge.outbox SET state = 1
                WHERE id = (SELECT id FROM selvedge.outbox WHERE aggregate = $1 ORDER BY id LIMIT 1) AND state = 0";
     if tx.run(sql, params![aggregate]).await? == 1 {
         tx.news.outbox();
     }
-    Ok(true)
+    Ok(())
+}
+
+/// A dead event is the first of its aggregate, for only that one is ever sent: it is ready at once.
+pub(crate) async fn revive(tx: &mut Tx<'_>, id: Uuid) -> Result<Outcome> {
+    let sql = "UPDATE selvedge.outbox SET state = 1, attempts = 0, run_at = $2 WHERE event_id = $1 AND state = 3";
+    let revived = tx.run(sql, params![id, tx.now.0]).await? == 1;
+    if revived {
+        tx.news.outbox();
+    }
+    Ok(Outcome::Revived(revived))
+}
+
+/// The caller holds the aggregate's lock.
+pub(crate) async fn drop_dead(tx: &mut Tx<'_>, id: Uuid) -> Result<Outcome> {
+    let sql = "DELETE FROM selvedge.outbox WHERE event_id = $1 AND state = 3 RETURNING aggregate";
+    let Some(aggregate) = tx.one(sql, params![id], |row| get::<String>(row, 0)).await? else {
+        return Ok(Outcome::Dropped(false));
+    };
+    let_next_go(tx, &aggregate).await?;
+    Ok(Outcome::Dropped(true))
 }
 
 pub(crate) async fn fail(tx: &mut Tx<'_>, lease: Lease, reason: &str, retry: Retry) -> Result<Outcome> {

@@ -14,7 +14,7 @@ use std::{
 };
 
 use deadpool_postgres::Pool;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, future::join3};
 use selvedge_core::store::{
     NewJob,
     hub::{Hub, Signals},
@@ -25,11 +25,14 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::{
     hints::Hints,
-    tx::{Schema, params},
+    tx::{Flush, Schema, params},
 };
 
-/// After a NOTIFY the next waits this long: a burst of commits costs a few of them.
-const PAUSE: Duration = Duration::from_millis(5);
+/// After a NOTIFY the next waits this long, for it costs as much as a commit: when it told of few things, and when of many. So a burst of
+/// commits costs a few of them, and whoever waits for a single job is told at once.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(5));
+/// So many are few.
+const FEW: usize = 8;
 /// How long the listener waits before it connects again, at first and at most.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// How often it is tried whether notifications arrive, until they do.
@@ -47,11 +50,14 @@ pub(crate) struct News {
     queues: HashSet<String>,
     topics: HashSet<String>,
     outbox: bool,
+    /// How many things it tells of, however few signals that makes.
+    told: usize,
 }
 
 impl News {
     /// A job was added.
     pub(crate) fn job(&mut self, job: &NewJob, due: i64) {
+        self.told += 1;
         self.added(&job.queue, job.priority, due);
     }
 
@@ -62,6 +68,7 @@ impl News {
 
     /// Something changed in a queue.
     pub(crate) fn queue(&mut self, queue: &str) {
+        self.told += 1;
         if !self.queues.contains(queue) {
             self.queues.insert(queue.into());
         }
@@ -69,11 +76,13 @@ impl News {
 
     /// A topic has a message.
     pub(crate) fn topic(&mut self, topic: &str) {
+        self.told += 1;
         self.topics.insert(topic.into());
     }
 
     /// The outbox has an event.
     pub(crate) fn outbox(&mut self) {
+        self.told += 1;
         self.outbox = true;
     }
 
@@ -86,6 +95,7 @@ impl News {
         self.queues.extend(other.queues);
         self.topics.extend(other.topics);
         self.outbox |= other.outbox;
+        self.told += other.told;
     }
 
     /// Whom it wakes.
@@ -170,11 +180,12 @@ pub(crate) async fn notify(pool: Pool, schema: Schema, mark: String, mut posts: 
         while let Ok(more) = posts.try_recv() {
             batch.add(more);
         }
+        let pause = if batch.told <= FEW { PAUSE.0 } else { PAUSE.1 };
         let payloads = batch.payloads(&mark);
         if let Err(error) = send(&pool, &schema, &payloads).await {
             tracing::debug!(%error, "others were not notified; they will look by themselves");
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(pause).await;
     }
 }
 
@@ -184,12 +195,17 @@ async fn send(
     payloads: &[String],
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let conn = pool.get().await?;
-    // Nothing is lost when the server forgets this transaction in a crash, so it does not wait for the disk.
-    conn.batch_execute("BEGIN; SET LOCAL synchronous_commit = off").await?;
     let sql = "SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS notice (payload)";
-    let sent = conn.query_typed(sql, params![schema.name(), payloads.to_vec()]).await;
-    conn.batch_execute(if sent.is_ok() { "COMMIT" } else { "ROLLBACK" }).await?;
-    sent.map(drop).map_err(Into::into)
+    let (name, payloads) = (schema.name(), payloads.to_vec());
+    // Nothing is lost when the server forgets this transaction in a crash, so it does not wait for the disk. All three go out
+    // before the first is answered; a statement that fails turns COMMIT into ROLLBACK.
+    let (begun, sent, ended) = join3(
+        conn.batch_execute(Flush::Later.begin()),
+        conn.query_typed(sql, params![name, payloads]),
+        conn.batch_execute("COMMIT"),
+    )
+    .await;
+    begun.and(sent.map(drop)).and(ended).map_err(Into::into)
 }
 
 /// Listens on a connection of its own, for as long as the Store is open. It always drains: a listener that stops reading

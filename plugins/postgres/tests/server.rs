@@ -476,3 +476,17 @@ async fn a_crashing_server_loses_and_doubles_nothing() {
     let gone: Vec<_> = acknowledged.iter().filter(|id| !completed.contains_key(id) && !unsure.contains(id)).collect();
     assert!(gone.is_empty(), "acknowledged jobs are lost: {gone:?}");
 }
+
+#[tokio::test]
+async fn a_closed_store_answers_that_it_is_closed() {
+    let Some(cluster) = &*CLUSTER else { return };
+    let (store, cx) = (open(cluster, &cluster.schema()).await, Context::new());
+    store.close();
+    let enqueued = store.enqueue(&cx, NewJob::new("q", "")).await.map(drop);
+    let leased = store.lease(&cx, LeaseRequest::new("q", 1)).await.map(drop);
+    for answer in [enqueued, leased, store.info(&cx).await.map(drop)] {
+        let error = answer.unwrap_err();
+        assert_eq!((error.kind(), error.retryable()), (ErrorKind::Closed, false), "{error:?}");
+        assert!(error.advice().is_some());
+    }
+}

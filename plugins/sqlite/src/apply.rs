@@ -77,6 +77,8 @@ fn apply_op(tx: &mut Tx<'_>, op: &Op) -> Result<Outcome> {
         Op::Schedule(schedule) => cron::schedule(tx, schedule),
         Op::Unschedule(name) => cron::unschedule(tx, name),
         Op::Emit(event) => outbox::emit(tx, event),
+        Op::ReviveEvent(id) => outbox::revive(tx, *id),
+        Op::DropEvent(id) => outbox::drop_dead(tx, *id),
         Op::Submit(wanted) => intent::submit(tx, wanted),
         Op::Answer { intent: id, answer } => intent::answer(tx, *id, answer),
         Op::Publish { topic: name, payload } => topic::publish(tx, name, payload),

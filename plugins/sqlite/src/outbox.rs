@@ -109,12 +109,37 @@ pub(crate) fn complete(tx: &mut Tx<'_>, lease: Lease) -> Result<bool> {
     let sql = format!("DELETE FROM outbox WHERE {HELD} RETURNING aggregate");
     let held = tx.one(&sql, params![lease.id, lease.token, tx.now.0], |row| row.get::<_, String>(0))?;
     let Some(aggregate) = held else { return Ok(false) };
+    let_next_go(tx, &aggregate)?;
+    Ok(true)
+}
+
+/// The first event of an aggregate is gone: the next one is no longer behind it.
+fn let_next_go(tx: &mut Tx<'_>, aggregate: &str) -> Result<()> {
     let sql = "UPDATE outbox SET state = 1
                WHERE id = (SELECT id FROM outbox WHERE aggregate = ?1 ORDER BY id LIMIT 1) AND state = 0";
     if tx.run(sql, [aggregate])? == 1 {
         tx.signals.outbox();
     }
-    Ok(true)
+    Ok(())
+}
+
+/// A dead event is the first of its aggregate, for only that one is ever sent: it is ready at once.
+pub(crate) fn revive(tx: &mut Tx<'_>, id: uuid::Uuid) -> Result<Outcome> {
+    let sql = "UPDATE outbox SET state = 1, attempts = 0, run_at = ?2 WHERE event_id = ?1 AND state = 3";
+    let revived = tx.run(sql, params![id.as_bytes(), tx.now.0])? == 1;
+    if revived {
+        tx.signals.outbox();
+    }
+    Ok(Outcome::Revived(revived))
+}
+
+pub(crate) fn drop_dead(tx: &mut Tx<'_>, id: uuid::Uuid) -> Result<Outcome> {
+    let sql = "DELETE FROM outbox WHERE event_id = ?1 AND state = 3 RETURNING aggregate";
+    let Some(aggregate) = tx.one(sql, [id.as_bytes()], |row| row.get::<_, String>(0))? else {
+        return Ok(Outcome::Dropped(false));
+    };
+    let_next_go(tx, &aggregate)?;
+    Ok(Outcome::Dropped(true))
 }
 
 pub(crate) fn fail(tx: &mut Tx<'_>, lease: Lease, reason: &str, retry: Retry) -> Result<Outcome> {

@@ -311,6 +311,6 @@ async fn a_closed_store_answers_that_it_is_closed() {
     let before = enqueue(&store, "q", "before".into());
     store.close().await;
     let error = before.await.unwrap_err();
-    assert_eq!((error.kind(), error.retryable()), (ErrorKind::Unavailable, false), "{error}");
+    assert_eq!((error.kind(), error.retryable()), (ErrorKind::Closed, false), "{error}");
     assert!(error.advice().is_some());
 }

@@ -27,6 +27,9 @@ pub(crate) struct Bench {
     /// Shorten the work, never the peers, and leave docs/figures as it is
     #[arg(long)]
     quick: bool,
+    /// How often each side has its turn, 5 times by default and 3 with --quick; the page says how often it was
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: Option<u16>,
     /// Also write the rows to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -68,7 +71,8 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
         let names: Vec<&str> = ENTRIES.iter().map(|entry| entry.name).collect();
         bail!("no benchmark is named {:?}; there are: {}", bench.name, names.join(", "));
     };
-    let plan = Plan { name: entry.name, quick: bench.quick, rounds: if bench.quick { 3 } else { 5 } };
+    let rounds = bench.rounds.map_or(if bench.quick { 3 } else { 5 }, usize::from);
+    let plan = Plan { name: entry.name, quick: bench.quick, rounds };
     let report = (entry.measure)(&plan)?;
     if report.rows.is_empty() {
         bail!("benchmark {} measured no case that a peer measured too", entry.name);

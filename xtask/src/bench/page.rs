@@ -37,9 +37,9 @@ pub(super) fn markdown(entry: &Entry, plan: &Plan, report: &Report) -> Result<St
     writeln!(page, "{}\n", entry.method.trim())?;
     writeln!(
         page,
-        "Ours and the peers take turns, {} rounds each in one run; a figure is the median, and the range in brackets goes \
+        "Ours and the peers take turns, {} each in one run; a figure is the median, and the range in brackets goes \
          from the least to the most. A ratio over 1 is in our favour, whatever the unit.\n",
-        plan.rounds
+        if plan.rounds == 1 { "1 round".to_owned() } else { format!("{} rounds", plan.rounds) }
     )?;
     writeln!(page, "| case | unit | ours | peer | peer's name | ratio | target | held |")?;
     writeln!(page, "| --- | --- | ---: | ---: | --- | ---: | ---: | --- |")?;

@@ -20,7 +20,7 @@ pub(crate) struct Need {
 }
 
 /// What every chore needs.
-pub(crate) static BASE: [Need; 9] = [
+pub(crate) static BASE: [Need; 10] = [
     Need {
         name: "cmake",
         why: "configures llama.cpp",
@@ -73,6 +73,13 @@ pub(crate) static BASE: [Need; 9] = [
         homebrew: "nats-server",
         // Debian keeps it where only root looks.
         present: || on_path("nats-server").is_some() || Path::new("/usr/sbin/nats-server").is_file(),
+    },
+    Need {
+        name: "redis-server",
+        why: "tests keep quotas in it",
+        debian: "redis-server",
+        homebrew: "redis",
+        present: || on_path("redis-server").is_some(),
     },
     Need {
         name: "python3",

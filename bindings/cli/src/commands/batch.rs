@@ -3,7 +3,10 @@
 use std::{io::Read, path::Path, process::ExitCode, time::Duration};
 
 use futures_util::TryStreamExt;
-use selvedge::{Context, Error, ErrorKind, Result, batch::Status};
+use selvedge::{
+    Context, Error, ErrorKind, Result,
+    batch::{Endpoint, Status},
+};
 use selvedge_http::{BatchObject, Batches, NewBatch};
 
 use super::{block_on, serve::batch_options, store};
@@ -36,6 +39,7 @@ pub(crate) fn run(mut config: Config, options: Batch) -> Result<ExitCode> {
 async fn command(batches: &Batches, cx: &Context, command: BatchCommand, as_json: bool) -> Result<ExitCode> {
     let batch = match command {
         BatchCommand::Submit { file, endpoint, window, wait } => {
+            let endpoint = endpoint.parse::<Endpoint>()?;
             let id = upload(batches, cx, &file).await?;
             let new = NewBatch { completion_window: window, ..NewBatch::new(id, endpoint) };
             let batch = batches.create(cx, new).await?;

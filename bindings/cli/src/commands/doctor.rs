@@ -109,6 +109,7 @@ pub(crate) fn run(flag: Option<&Path>, options: Doctor) -> Result<ExitCode> {
             let (found, measured) = store(&config);
             findings.extend(found);
             load = measured.map(Line::from);
+            findings.extend(quotas(&config));
             findings.extend(models(&config));
         }
         Err(failed) => findings.push(error("config", &failed)),
@@ -169,6 +170,18 @@ fn store(config: &Config) -> (Vec<Finding>, Option<Load>) {
     }
     findings.push(line(&load, Duration::from_secs(60) * config.store.ceiling_minutes));
     (findings, Some(load))
+}
+
+/// The Store of the quotas, if they have one of their own.
+fn quotas(config: &Config) -> Option<Finding> {
+    let looked = block_on(async {
+        let Some(quotas) = store::quotas(&config.quotas).await? else { return Ok(None) };
+        quotas.info(&Context::new()).await.map(Some)
+    });
+    match looked {
+        Ok(info) => info.map(|info| ok("quotas", format!("{}: {}; {}", info.location, info.backend, info.durability))),
+        Err(failed) => Some(error("quotas", &failed)),
+    }
 }
 
 /// What a Store says of itself, once the connection that listens has had time to stand.

@@ -10,7 +10,7 @@ use super::{block_on, store::open_existing};
 use crate::{
     arguments::{Jobs, JobsCommand, State},
     config::Config,
-    output,
+    output::{self, shortened},
 };
 
 pub(crate) fn run(mut config: Config, options: Jobs) -> Result<()> {
@@ -134,16 +134,6 @@ fn dead(jobs: &[JobView], as_json: bool) -> Result<()> {
         })
         .collect();
     output::table(["id", "queue", "tenant", "attempts", "enqueued", "last error"], &rows)
-}
-
-/// The first line, not too long for a table.
-fn shortened(text: &str) -> String {
-    const MOST: usize = 60;
-    let line = text.lines().next().unwrap_or_default();
-    if line.chars().count() <= MOST {
-        return line.to_owned();
-    }
-    line.chars().take(MOST - 1).chain(['…']).collect()
 }
 
 fn show(job: &JobView, as_json: bool) -> Result<()> {

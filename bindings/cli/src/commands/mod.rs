@@ -6,6 +6,7 @@ pub(crate) mod doctor;
 pub(crate) mod generate;
 pub(crate) mod jobs;
 pub(crate) mod model;
+pub(crate) mod outbox;
 pub(crate) mod serve;
 pub(crate) mod shell;
 mod store;

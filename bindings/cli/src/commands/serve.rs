@@ -1,9 +1,10 @@
 //! `selvedge serve`.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use selvedge::{
     AnyScheduler, CancelToken, Context, Engine, Error, ErrorKind, Result,
+    allowance::Allowance,
     layers::{Metrics, Spans},
     store::{Maintain, Retention},
 };
@@ -16,7 +17,7 @@ use super::{
 };
 use crate::{
     arguments,
-    config::{Config, Key, Model, days},
+    config::{Config, Key, Model, Quotas, days},
     output,
 };
 
@@ -51,6 +52,9 @@ pub(crate) fn run(mut config: Config, path: Option<PathBuf>, flags: arguments::S
 async fn engine(config: &Config, metrics: Metrics) -> Result<Engine> {
     let scheduler = config.scheduler.build()?;
     let mut builder = selvedge::builder().store(store::open(&config.store).await?).scheduler(scheduler.clone());
+    if let Some(quotas) = store::quotas(&config.quotas).await? {
+        builder = builder.quotas(quotas);
+    }
     for (index, model) in config.models.iter().enumerate() {
         // What a pass takes is learnt, and differs from model to model: each has a planner of its own.
         let planner = if index == 0 { scheduler.clone() } else { config.scheduler.build()? };
@@ -63,7 +67,8 @@ async fn engine(config: &Config, metrics: Metrics) -> Result<Engine> {
 
 fn options(config: &Config, metrics: Metrics) -> Result<ServerOptions> {
     Ok(ServerOptions {
-        keys: config.server.keys.iter().map(api_key).collect::<Result<_>>()?,
+        keys: config.server.keys.iter().map(|key| api_key(key, &config.quotas)).collect::<Result<_>>()?,
+        tenants: tenants(config),
         body_limit: config.server.body_limit_bytes.get(),
         timeout: config.server.timeout_seconds.get(),
         max_tokens: config.server.max_tokens.get(),
@@ -76,6 +81,15 @@ fn options(config: &Config, metrics: Metrics) -> Result<ServerOptions> {
         batch: batch_options(config),
         metrics: Some(metrics),
     })
+}
+
+/// The limits of tenants. One that no key has is most likely a slip.
+fn tenants(config: &Config) -> BTreeMap<String, Allowance> {
+    let known = |tenant: &String| config.server.keys.iter().any(|key| key.tenant.as_ref() == Some(tenant));
+    for tenant in config.tenants.keys().filter(|tenant| !known(tenant)) {
+        tracing::warn!(tenant, "there are limits for a tenant to which no key belongs");
+    }
+    config.tenants.iter().map(|(name, tenant)| (name.clone(), tenant.allowance(&config.quotas))).collect()
 }
 
 pub(super) fn batch_options(config: &Config) -> BatchOptions {
@@ -95,7 +109,7 @@ pub(super) fn batch_options(config: &Config) -> BatchOptions {
     }
 }
 
-fn api_key(key: &Key) -> Result<ApiKey> {
+fn api_key(key: &Key, quotas: &Quotas) -> Result<ApiKey> {
     let read = match (&key.key, &key.sha256) {
         (Some(secret), None) if !secret.is_empty() => ApiKey::secret(secret),
         (None, Some(digest)) => ApiKey::sha256(digest)?,
@@ -109,7 +123,16 @@ fn api_key(key: &Key) -> Result<ApiKey> {
             .advise("give each entry exactly one of them"));
         }
     };
-    let read = read.max_class(key.max_class);
+    let mut read = read.max_class(key.max_class).hold(quotas.concurrent_seconds.get());
+    if let Some(most) = key.requests_per_minute {
+        read = read.requests_per_minute(most.get());
+    }
+    if let Some(most) = key.tokens_per_minute {
+        read = read.tokens_per_minute(most.get());
+    }
+    if let Some(most) = key.concurrent {
+        read = read.concurrent(most.get());
+    }
     Ok(match &key.tenant {
         Some(tenant) => read.tenant(tenant.as_str()),
         None => read,
@@ -174,15 +197,19 @@ async fn maintain(config: Config, engine: Engine) {
         messages: days(store.keep_messages_days),
         intents: days(store.keep_intents_days),
     };
-    // A tick a millisecond at the most, whatever the configuration says.
-    let mut ticks = tokio::time::interval(store.maintain_seconds.get().max(std::time::Duration::from_millis(1)));
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        ticks.tick().await;
         if let Err(error) = engine.maintain(&Context::new(), Maintain { retention, ..Maintain::default() }).await {
             tracing::warn!(%error, "a tick of housekeeping failed; there will be another");
         }
+        tokio::time::sleep(pause(store.maintain_seconds.get(), fastrand::f64())).await;
     }
+}
+
+/// How long after one tick the next one comes, for `jitter` from 0 to 1: servers that were started together, or that waited for one
+/// another at the database, do not all come to it at one moment.
+fn pause(period: Duration, jitter: f64) -> Duration {
+    // A tick a millisecond at the most, whatever the configuration says.
+    period.mul_f64(0.9 + 0.2 * jitter).max(Duration::from_millis(1))
 }
 
 /// Completes on Ctrl-C or SIGTERM. A second Ctrl-C does not wait for the rest.
@@ -211,4 +238,16 @@ async fn stopped() {
             std::process::exit(130);
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ticks_come_about_as_often_as_the_configuration_says_and_not_in_step() {
+        let second = Duration::from_secs(1);
+        assert_eq!([0.0, 0.5, 1.0].map(|jitter| pause(second, jitter).as_millis()), [900, 1000, 1100]);
+        assert_eq!(pause(Duration::ZERO, 1.0), Duration::from_millis(1));
+    }
 }

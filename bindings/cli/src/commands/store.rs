@@ -5,9 +5,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use selvedge::{AnyStore, Error, ErrorKind, Result, postgres::PostgresStore, sqlite::SqliteStore};
+use selvedge::{AnyStore, Error, ErrorKind, Result, postgres::PostgresStore, redis::RedisStore, sqlite::SqliteStore};
 
-use crate::config::Store;
+use crate::config::{Quotas, Store};
 
 /// Where a Store is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +87,25 @@ pub(crate) async fn open_existing(store: &Store) -> Result<AnyStore> {
             Ok(AnyStore::new(SqliteStore::open(path)?))
         }
         Place::Server(url) => Ok(AnyStore::new(server(store, url).existing().open().await?)),
+    }
+}
+
+/// Opens the Store of the quotas, if they have one of their own. Within a tokio runtime.
+///
+/// # Errors
+/// `InvalidInput` for a URL of another kind, and those of the plugin.
+pub(crate) async fn quotas(quotas: &Quotas) -> Result<Option<AnyStore>> {
+    match quotas.store.split_once("://").map(|(scheme, _)| scheme) {
+        _ if quotas.store.is_empty() => Ok(None),
+        Some("redis" | "rediss") => {
+            let builder = RedisStore::builder(&quotas.store).timeout(quotas.timeout_seconds.get());
+            Ok(Some(AnyStore::new(builder.open().await?)))
+        }
+        // It may hold a password, so only its beginning is repeated.
+        scheme => Err(Error::new(ErrorKind::InvalidInput, "cli.store", "quotas cannot be kept there")
+            .with("key", "quotas.store")
+            .with("scheme", scheme.unwrap_or("none"))
+            .advise("write redis://user:password@host:6379/0, or leave it empty to keep them in the Store")),
     }
 }
 

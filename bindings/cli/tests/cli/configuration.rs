@@ -136,6 +136,23 @@ async fn doctor_tells_how_far_the_queue_is_from_its_ceiling() {
     assert!(text.out.contains("warn  load") && text.out.contains("jobs/s"), "{text:?}");
 }
 
+#[test]
+fn doctor_looks_at_the_store_of_the_quotas() {
+    let folder = written("[quotas]\nstore = \"redis://app:secret@127.0.0.1:1\"\n");
+    let said = doctor(folder.path(), &["--json"], &[]);
+    let broken = finding(&said.json(), "quotas");
+    assert_eq!((&broken["health"], said.code), (&"error".into(), Some(1)), "{broken}");
+    assert!(!said.out.contains("secret"), "{said:?}");
+    let redis = match selvedge_testkit::redis::RedisServer::start() {
+        Ok(redis) => redis,
+        Err(error) if std::env::var_os("CI").is_some() => panic!("{error:#}"),
+        Err(error) => return println!("skipped: {error:#}"),
+    };
+    let report = doctor(folder.path(), &["--json"], &[("SELVEDGE_QUOTAS_STORE", &redis.url())]).json();
+    let found = finding(&report, "quotas");
+    assert!(found["health"] == "ok" && found["found"].as_str().unwrap().contains("Redis "), "{found}");
+}
+
 #[tokio::test]
 async fn doctor_looks_at_a_store_on_postgres_and_warns_when_nobody_listens() {
     let Some(cluster) = cluster() else { return };

@@ -303,6 +303,61 @@ async fn it_serves_with_its_store_on_postgres() {
     until("it listens again", async || server.metric(r#"selvedge_store_wakeups{mode="listen"}"#).await == 1.0).await;
 }
 
+#[tokio::test]
+async fn keys_and_tenants_keep_to_their_quotas_and_redis_counts_them() {
+    let redis = match selvedge_testkit::redis::RedisServer::start() {
+        Ok(redis) => redis,
+        Err(error) if std::env::var_os("CI").is_some() => panic!("{error:#}"),
+        Err(error) => return println!("skipped: {error:#}"),
+    };
+    let config = format!(
+        r#"
+        [[server.keys]]
+        key = "a"
+        tenant = "acme"
+        requests_per_minute = 2
+        [[server.keys]]
+        key = "b"
+        tenant = "acme"
+        concurrent = 1
+        [tenants.acme]
+        tokens_per_minute = 36
+        [quotas]
+        store = {:?}
+        "#,
+        redis.url()
+    );
+    let server = Server::with_model(&config);
+    let ask = async |key: &str| {
+        let body = completion(json!({}));
+        client().post(server.url("/v1/completions")).bearer_auth(key).body(body).send().await.unwrap()
+    };
+    // Four to read and eight to answer: twelve of the tenant's tokens each.
+    let first = ask("a").await;
+    assert_eq!(first.headers()["x-ratelimit-remaining-requests"], "1");
+    assert_eq!(first.headers()["x-ratelimit-remaining-tokens"], "24");
+    assert_eq!((first.status().as_u16(), ask("a").await.status().as_u16()), (200, 200));
+    let third = ask("a").await;
+    assert!(third.headers()["retry-after"].to_str().unwrap().parse::<u64>().unwrap() <= 30);
+    let third: Value = third.json().await.unwrap();
+    assert_eq!(third["error"]["code"], "rate_limit_exceeded", "{third}");
+    assert!(third["error"]["message"].as_str().unwrap().contains("requests_per_minute"), "{third}");
+    // The other key is let in until the tenant has no tokens left.
+    until("the tenant's tokens are used up", async || {
+        let answer = ask("b").await;
+        let status = answer.status();
+        let body: Value = answer.json().await.unwrap();
+        status == 429 && body["error"]["message"].as_str().unwrap().contains("tenant/acme")
+    })
+    .await;
+    let redis = redis.url();
+    let store = selvedge::redis::RedisStore::open(&redis).await.unwrap();
+    let rule = selvedge::store::TokenBucket::per_minute(36);
+    let look = selvedge::store::Take::settle("allowance/tenant/acme/tokens", rule, 0, 0);
+    let left = selvedge::Store::take(&store, &selvedge::Context::new(), look).await.unwrap();
+    assert!(matches!(left, selvedge::store::Taken::Granted { remaining } if remaining < 24), "{left:?} is in Redis");
+}
+
 #[test]
 fn what_it_cannot_serve_it_says_before_it_starts() {
     let folder = tempfile::tempdir().unwrap();
@@ -312,6 +367,16 @@ fn what_it_cannot_serve_it_says_before_it_starts() {
     serve(&["--address", "127.0.0.1:0", "--db", "no/such/folder/a.db"]).failed(1, &["no/such/folder/a.db"]);
     serve(&["--address", "127.0.0.1:0", "--store", "postgres://a:secret@127.0.0.1:1/b?sslmode=disable"])
         .failed(1, &["127.0.0.1:1/b"]);
+    for (url, words) in [
+        ("redis://app:secret@127.0.0.1:1", &["Redis cannot be reached"][..]),
+        ("memcached://app:secret@host", &["quotas.store", "memcached", "redis://"]),
+    ] {
+        std::fs::write(folder.path().join("selvedge.toml"), format!("[quotas]\nstore = {url:?}\n")).unwrap();
+        let said = run(selvedge(folder.path()).args(["serve", "--address", "127.0.0.1:0"]));
+        said.failed(1, words);
+        assert!(!said.err.contains("secret"), "{said:?}");
+    }
+    std::fs::remove_file(folder.path().join("selvedge.toml")).unwrap();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     serve(&["--address", &address]).failed(1, &["cannot be listened on", &address, "--address"]);

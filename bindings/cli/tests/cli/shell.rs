@@ -9,7 +9,9 @@ fn completions_know_every_command() {
     for shell in ["bash", "zsh", "fish"] {
         let said = with(["completions", shell]);
         assert_eq!(said.code, Some(0), "{said:?}");
-        for word in ["serve", "generate", "jobs", "cost", "doctor", "max-tokens", "tokens-per-second"] {
+        for word in
+            ["serve", "generate", "jobs", "outbox", "model", "cost", "doctor", "max-tokens", "tokens-per-second"]
+        {
             assert!(said.out.contains(word), "{shell} does not know {word}");
         }
     }

@@ -22,6 +22,7 @@ use prometheus_client::{
 };
 use selvedge_core::{
     Context, Scheduler,
+    allowance::Limit,
     inference::Usage,
     layers::CallStats,
     scheduler::{Class, ClassLoad, Load},
@@ -49,19 +50,31 @@ struct TokenLabels {
     kind: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefusalLabels {
+    limit: &'static str,
+    tenant: String,
+}
+
 /// What the server itself counts.
 #[derive(Clone, Debug)]
 pub(crate) struct HttpMetrics {
     requests: Family<RequestLabels, Counter>,
     seconds: Family<RouteLabels, Histogram>,
     tokens: Family<TokenLabels, Counter>,
+    refusals: Family<RefusalLabels, Counter>,
 }
 
 impl Default for HttpMetrics {
     fn default() -> Self {
         let buckets =
             || Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0]);
-        Self { requests: Family::default(), seconds: Family::new_with_constructor(buckets), tokens: Family::default() }
+        Self {
+            requests: Family::default(),
+            seconds: Family::new_with_constructor(buckets),
+            tokens: Family::default(),
+            refusals: Family::default(),
+        }
     }
 }
 
@@ -85,6 +98,14 @@ impl HttpMetrics {
     }
 }
 
+impl HttpMetrics {
+    /// Counts a model request that a quota refused. Tenants are those of the configuration.
+    pub(crate) fn refused(&self, limit: Limit, tenant: Option<&str>) {
+        let labels = RefusalLabels { limit: limit.as_str(), tenant: tenant.unwrap_or_default().to_owned() };
+        self.refusals.get_or_create(&labels).inc();
+    }
+}
+
 pub(super) async fn scrape(State(state): State<AppState>, Extension(cx): Extension<Context>) -> Response {
     let queues = match state.engine.store() {
         Ok(store) => store.queues(&cx).await.unwrap_or_else(|error| {
@@ -102,11 +123,12 @@ pub(super) async fn scrape(State(state): State<AppState>, Extension(cx): Extensi
     let wakeups = wakeups.map(|info| info.wakeups);
     let calls = state.options.metrics.as_ref().map(|metrics| metrics.snapshot()).unwrap_or_default();
     let load = state.engine.scheduler().ok().map(Scheduler::load);
-    let HttpMetrics { requests, seconds, tokens } = state.metrics.clone();
+    let HttpMetrics { requests, seconds, tokens, refusals } = state.metrics.clone();
     let mut registry = Registry::with_prefix("selvedge");
     registry.register("http_requests", "Requests answered", requests);
     registry.register_with_unit("http_request_duration", "Time to the start of an answer", Unit::Seconds, seconds);
     registry.register("model_tokens", "Tokens read and generated", tokens);
+    registry.register("quota_refusals", "Model requests that a quota refused", refusals);
     registry.register_collector(Box::new(Scrape(Arc::new(Snapshot { queues, line, wakeups, calls, load }))));
     let mut text = String::new();
     if let Err(error) = encode(&mut text, &registry) {

@@ -20,7 +20,7 @@ use selvedge_core::{Engine, Error, ErrorKind, Timestamp};
 
 pub use serve::{Drained, serve};
 
-use crate::{ApiKey, Batches, IdempotencyLayer, Problem, ServerOptions, auth, openai};
+use crate::{Batches, IdempotencyLayer, Problem, ServerOptions, auth, openai};
 
 /// What all handlers share.
 #[derive(Clone)]
@@ -67,7 +67,6 @@ impl std::ops::Deref for AppState {
 /// # }
 /// ```
 pub fn router(engine: Engine, options: ServerOptions) -> Router {
-    let keys: Arc<[ApiKey]> = options.keys.clone().into();
     let state = AppState(Arc::new(Shared {
         batches: Batches::new(engine.clone(), options.batch.clone()),
         engine,
@@ -78,7 +77,7 @@ pub fn router(engine: Engine, options: ServerOptions) -> Router {
     }));
     let guarded = |routes: Router<AppState>| {
         // The layer added last is outermost: a request is observed first, then let in.
-        let routes = routes.route_layer(middleware::from_fn_with_state(keys.clone(), auth::check));
+        let routes = routes.route_layer(middleware::from_fn_with_state(state.clone(), auth::check));
         routes.route_layer(middleware::from_fn_with_state(state.clone(), observe::observe))
     };
     let own = guarded(Router::new().route("/metrics", get(metrics::scrape)).merge(intents_route(&state)));

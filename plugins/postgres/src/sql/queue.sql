@@ -205,6 +205,56 @@ BEGIN
   END LOOP;
 END $$;
 
+-- Claims from the given places and, if that comes short and it may, looks back over the queues in `wanted` and claims what that
+-- finds; with `look_first` it only does the latter. One statement, because whoever waits for a job waits for all of it. Each
+-- claim has a token of its own. Besides the jobs, which have tokens, it returns what a look back returns, and a row without a
+-- queue that has in `run_at` how many microseconds the look took.
+CREATE FUNCTION selvedge.lease(
+  wanted text[], queues text[], priorities smallint[], due bigint[], ids bigint[], most bigint, hold bigint,
+  new_tokens bigint[], new_owner text, look_first boolean, may_look boolean, given bigint DEFAULT NULL
+) RETURNS SETOF selvedge.job LANGUAGE plpgsql SET jit = off SET plan_cache_mode = force_generic_plan AS $$
+DECLARE
+  room bigint := most;
+  claimed bigint;
+  begun timestamptz;
+  first record;
+  told selvedge.job;
+  limited boolean := false;
+BEGIN
+  IF NOT look_first THEN
+    IF cardinality(queues) > 0 THEN
+      RETURN QUERY SELECT * FROM
+        selvedge.claim(queues, priorities, due, ids, room, hold, new_tokens[1], new_owner, given);
+      GET DIAGNOSTICS claimed = ROW_COUNT;
+      room := room - claimed;
+    END IF;
+    IF room <= 0 OR NOT may_look THEN RETURN; END IF;
+  END IF;
+  begun := clock_timestamp();
+  queues := '{}';
+  priorities := '{}';
+  due := '{}';
+  ids := '{}';
+  FOR first IN SELECT * FROM selvedge.look_back(wanted, given) LOOP
+    told.queue := first.at_queue;
+    told.priority := first.at_priority;
+    told.run_at := first.at_due;
+    told.id := first.at_id;
+    RETURN NEXT told;
+    limited := limited OR first.at_priority IS NULL;
+    queues := queues || first.at_queue;
+    priorities := priorities || first.at_priority;
+    due := due || first.at_due;
+    ids := ids || first.at_id - 1;
+  END LOOP;
+  told := NULL;
+  told.run_at := (extract(epoch FROM clock_timestamp() - begun) * 1000000)::bigint;
+  RETURN NEXT told;
+  IF limited OR cardinality(queues) = 0 THEN RETURN; END IF;
+  RETURN QUERY SELECT * FROM
+    selvedge.claim(queues, priorities, due, ids, room, hold, new_tokens[2], new_owner, given);
+END $$;
+
 -- Ends jobs; those leases that were held. With `keep` the jobs go into the history.
 CREATE FUNCTION selvedge.complete_many(ids bigint[], tokens bigint[], given bigint DEFAULT NULL, keep boolean DEFAULT false)
 RETURNS TABLE (ended_id bigint, ended_token bigint) LANGUAGE plpgsql
@@ -284,10 +334,17 @@ RETURNS TABLE (kept_id bigint, kept_token bigint, kept_until bigint, cancelled b
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 DECLARE now bigint := selvedge.clock(given);
 BEGIN
-  RETURN QUERY UPDATE selvedge.job SET leased_until = now + held.hold
+  RETURN QUERY WITH kept AS (
+    UPDATE selvedge.job SET leased_until = now + held.hold
     FROM unnest(ids, tokens, holds) AS held (id, token, hold)
     WHERE job.id = held.id AND job.token = held.token AND job.state = 0 AND job.leased_until > now AND job.leased_at <= now
-    RETURNING job.id, job.token, job.leased_until, job.cancel;
+    RETURNING job.id, job.token, job.leased_until, job.cancel
+  ), sooner AS (
+    -- One that now ends before its batch must be found by then. A heartbeat, which comes with the same hold, changes nothing here.
+    UPDATE selvedge.lease_batch AS batch SET until = first.until
+    FROM (SELECT kept.token, min(kept.leased_until) AS until FROM kept GROUP BY kept.token) AS first
+    WHERE batch.token = first.token AND batch.until > first.until
+  ) SELECT kept.id, kept.token, kept.leased_until, kept.cancel FROM kept;
 END $$;
 
 -- Wakes those who wait for a queue: after your commit, in a transaction of its own. They look by themselves a second later.

@@ -1,6 +1,7 @@
 //! The engine's verbs over the outbox, the inbox and quotas, on SQLite and on a real PostgreSQL.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod allowance;
 mod inbox;
 mod outbox;
 mod quota;

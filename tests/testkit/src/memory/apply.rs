@@ -42,6 +42,16 @@ impl Data {
                 Ok(Outcome::Done)
             }
             Op::Emit(event) => self.emit(event, now),
+            Op::ReviveEvent(id) => {
+                let row = self.outbox.values_mut().find(|row| row.event.id == id && row.dead);
+                let revived = row.map(|row| (row.dead, row.attempts, row.run_at) = (false, 0, now)).is_some();
+                Ok(Outcome::Revived(revived))
+            }
+            Op::DropEvent(id) => {
+                let number =
+                    self.outbox.iter().find(|(_, row)| row.event.id == id && row.dead).map(|(number, _)| *number);
+                Ok(Outcome::Dropped(number.and_then(|number| self.outbox.remove(&number)).is_some()))
+            }
             Op::Submit(intent) => self.submit(intent, now),
             Op::Answer { intent, answer } => {
                 let Some(row) = self.intents.values_mut().find(|row| row.intent.id == intent) else {

@@ -130,7 +130,7 @@ impl Data {
     }
 
     pub(super) fn take(&mut self, request: Take, now: Timestamp) -> Taken {
-        let (bucket, taken) = request.rule.take(self.buckets.get(&request.bucket).copied(), now, request.amount);
+        let (bucket, taken) = request.rule.apply(self.buckets.get(&request.bucket).copied(), now, request.ask);
         self.buckets.insert(request.bucket, bucket);
         taken
     }

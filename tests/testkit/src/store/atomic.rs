@@ -6,8 +6,8 @@ use selvedge_core::{
     Commit, ErrorKind, Intent, Store,
     idempotency::{Answer, RecoveryPoint},
     store::{
-        Cron, Event, Fact, IntentFilter, JobFilter, Lease, LeaseTarget, Limits, NewJob, Op, Outcome, Retry, Rows,
-        StickyAssignment, StoreExt,
+        Cron, Event, Fact, IntentFilter, JobFilter, Lease, LeaseTarget, LeasedEvent, Limits, NewJob, Op, Outcome,
+        Retry, Rows, StickyAssignment, StoreExt,
     },
 };
 
@@ -85,6 +85,10 @@ impl Bed {
         }
         if self.can.outbox {
             let known = Intent::new("known", "{}");
+            let dead = ["c", "d"].map(|aggregate| Event::new(aggregate, "t", ""));
+            self.commit(dead.iter().cloned().fold(Commit::new(), Commit::emit)).await?;
+            let die = |commit: Commit, event: LeasedEvent| commit.fail(event.lease, "x", Retry::Never);
+            self.commit(self.relay(2).await?.into_iter().fold(Commit::new(), die)).await?;
             self.commit(
                 Commit::new().submit(known.clone()).emit(Event::new("a", "t", "")).emit(Event::new("b", "t", "")),
             )
@@ -92,6 +96,8 @@ impl Bed {
             let leases: Vec<_> = self.relay(2).await?.into_iter().map(|event| event.lease).collect();
             ops.extend([
                 Op::Emit(Event::new("a", "t", "new")),
+                Op::ReviveEvent(dead[0].id),
+                Op::DropEvent(dead[1].id),
                 Op::Submit(Intent::new("new", "{}")),
                 Op::Answer { intent: known.id, answer: Answer::json(200, "{}") },
                 Op::Complete(leases[0]),
@@ -173,7 +179,8 @@ async fn a_commit_does_all_its_operations(bed: &Bed) -> Checked {
             Op::Fail { .. } => matches!(outcome, Outcome::Failed { .. }),
             Op::Extend { .. } => matches!(outcome, Outcome::Extended { .. }),
             Op::Cancel(_) => *outcome == Outcome::Cancelled { at_once: true },
-            Op::Revive(_) => *outcome == Outcome::Revived(true),
+            Op::Revive(_) | Op::ReviveEvent(_) => *outcome == Outcome::Revived(true),
+            Op::DropEvent(_) => *outcome == Outcome::Dropped(true),
             Op::Submit(_) => *outcome == Outcome::Submitted { duplicate: false },
             Op::Publish { .. } => matches!(outcome, Outcome::Published { .. }),
             Op::Assign(_) => matches!(outcome, Outcome::Assigned(_)),

@@ -22,6 +22,7 @@ cases! {
     a_lease_rescues_expired_leases: "A job whose lease ran out can be leased again without `maintain`.",
     a_lease_on_the_last_attempt_that_runs_out_is_a_dead_letter: "A job whose last lease ran out is dead, not lost and not run again.",
     extending_keeps_a_lease: "An extended lease holds until its new end and no longer.",
+    an_extension_that_ends_sooner_ends_the_lease_then: "A lease that is extended to an earlier moment than it had, by one who knows that he will be done, is given back at that moment.",
     a_clock_that_steps_back_ends_leases: "A lease granted in the future of the clock is over: it cannot last for as long as the step.",
     a_leased_job_brings_everything_along: "A leased job has the payload, priority, tenant, trace and counts it was enqueued with.",
     a_lease_survives_a_restart: "A lease taken before a crash still holds after it.",
@@ -187,6 +188,29 @@ async fn extending_keeps_a_lease(bed: &Bed) -> Checked {
     same!(bed.lease("q", 1).await?.len(), 0, "jobs leased while the extension holds");
     bed.pass(Duration::from_secs(2))?;
     same!(bed.lease("q", 1).await?.len(), 1, "jobs leased after it");
+    Ok(())
+}
+
+async fn an_extension_that_ends_sooner_ends_the_lease_then(bed: &Bed) -> Checked {
+    needs(bed.can.jobs, "`jobs`")?;
+    let [sooner, other] =
+        [bed.enqueue([NewJob::new("q", "")]).await?[0], bed.enqueue([NewJob::new("q", "")]).await?[0]];
+    let leased = bed.lease("q", 2).await?;
+    let lease = leased.iter().find(|job| job.id == sooner).map(|job| job.lease);
+    let lease = lease.ok_or_else(|| anyhow::anyhow!("a job was not leased"))?;
+    let until = bed.now().await? + Duration::from_secs(5);
+    let receipt = bed.commit(Commit::new().extend(lease, Duration::from_secs(5))).await?;
+    same!(receipt.outcomes, vec![Outcome::Extended { until, cancelled: false }]);
+    bed.pass(Duration::from_secs(4))?;
+    same!(bed.maintain().await?.rescued, 0, "leases that ran out before their new end");
+    bed.pass(Duration::from_secs(1))?;
+    same!(bed.maintain().await?.rescued, 1, "leases that ran out at their new end");
+    same!(bed.lease("q", 2).await?.iter().map(|job| job.id).collect::<Vec<_>>(), vec![sooner], "jobs leased after it");
+    // The one that was leased with it has all its time, and is found too when that is over.
+    bed.pass(Duration::from_secs(24))?;
+    same!(bed.maintain().await?.rescued, 0, "leases that ran out before their end");
+    bed.pass(Duration::from_secs(1))?;
+    same!(bed.lease("q", 2).await?.iter().map(|job| job.id).collect::<Vec<_>>(), vec![other], "jobs leased at the end");
     Ok(())
 }
 

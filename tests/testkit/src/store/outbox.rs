@@ -17,6 +17,8 @@ cases! {
     relays_that_race_keep_the_order: "However many relays race, each aggregate's events go out in order and each event once.",
     a_failing_event_holds_up_its_own_aggregate_only: "An event that fails holds up its aggregate until its retry, and no other.",
     a_dead_event_holds_up_its_aggregate: "An event that failed for good stays, is listed as dead, and its aggregate waits.",
+    a_dead_event_that_is_revived_goes_out_before_what_waited_behind_it: "A revived event is ready at once with its first attempt before it, and order holds; what is not dead or not known is left alone.",
+    a_dead_event_that_is_dropped_lets_its_aggregate_go: "A dropped event is gone and the next of its aggregate may go; what is not dead or not known is left alone.",
     eager_takes_what_is_not_due: "An eager relay takes events before their retry is due, but not leased or dead ones.",
     a_known_id_is_not_added_again: "An event whose id waits already is not added again.",
     topics_are_taken_as_asked: "A relay takes the topics it asks for, and never passes over an older event of the same aggregate.",
@@ -141,6 +143,61 @@ async fn a_dead_event_holds_up_its_aggregate(bed: &Bed) -> Checked {
     same!(dead.len(), 1);
     same!((dead[0].event.id, dead[0].dead, dead[0].last_error.as_deref()), (first.event.id, true, Some("refused")));
     same!(bed.outbox(false).await?.len(), 3, "events that have not gone out");
+    Ok(())
+}
+
+impl Bed {
+    /// Two events of an aggregate, of which the first is dead.
+    async fn one_dead_event(&self) -> anyhow::Result<[Event; 2]> {
+        let both = [event("a", 1), event("a", 2)];
+        self.commit(both.iter().cloned().fold(Commit::new(), Commit::emit)).await?;
+        for attempt in 1..=2 {
+            let leased = self.relay_one().await?;
+            same!((leased.event.id, leased.attempt), (both[0].id, attempt));
+            let retry = if attempt == 1 { Retry::After(Duration::ZERO) } else { Retry::Never };
+            self.commit(Commit::new().fail(leased.lease, "refused", retry)).await?;
+        }
+        same!(self.relay(10).await?.len(), 0, "events relayed past a dead one");
+        Ok(both)
+    }
+}
+
+async fn a_dead_event_that_is_revived_goes_out_before_what_waited_behind_it(bed: &Bed) -> Checked {
+    needs(bed.can.outbox, "`outbox`")?;
+    let [first, second] = bed.one_dead_event().await?;
+    let receipt = bed.commit(Commit::new().revive_event(second.id).revive_event(uuid::Uuid::now_v7())).await?;
+    same!(receipt.outcomes, vec![Outcome::Revived(false); 2], "of one that is not dead and one that nobody knows");
+    let now = bed.now().await?;
+    same!(bed.commit(Commit::new().revive_event(first.id)).await?.outcomes, vec![Outcome::Revived(true)]);
+    same!(bed.outbox(true).await?.len(), 0, "dead events");
+    let view = &bed.outbox(false).await?[0];
+    same!((view.event.id, view.attempts, view.dead), (first.id, 0, false));
+    anyhow::ensure!(view.run_at >= now, "it is due at {}, before it was revived at {now}", view.run_at);
+    same!(bed.commit(Commit::new().revive_event(first.id)).await?.outcomes, vec![Outcome::Revived(false)]);
+    for (event, attempt) in [(first, 1), (second, 1)] {
+        let leased = bed.relay(10).await?;
+        same!(leased.iter().map(|it| (&it.event, it.attempt)).collect::<Vec<_>>(), vec![(&event, attempt)]);
+        bed.commit(Commit::new().complete(leased[0].lease)).await?;
+    }
+    Ok(())
+}
+
+async fn a_dead_event_that_is_dropped_lets_its_aggregate_go(bed: &Bed) -> Checked {
+    needs(bed.can.outbox, "`outbox`")?;
+    let [first, second] = bed.one_dead_event().await?;
+    let receipt = bed.commit(Commit::new().drop_event(second.id).drop_event(uuid::Uuid::now_v7())).await?;
+    same!(receipt.outcomes, vec![Outcome::Dropped(false); 2], "of one that is not dead and one that nobody knows");
+    let receipt = bed.commit(Commit::new().drop_event(first.id).emit(event("a", 3)).drop_event(first.id)).await?;
+    same!(receipt.outcomes, vec![Outcome::Dropped(true), Outcome::Done, Outcome::Dropped(false)]);
+    same!(bed.outbox(false).await?.len(), 2, "events that have not gone out");
+    // Its id is free again; it comes last now.
+    bed.commit(Commit::new().emit(first.clone())).await?;
+    for payload in [2, 3, 1] {
+        let leased = bed.relay(10).await?;
+        same!(said(&leased), vec![("a".into(), payload)]);
+        bed.commit(Commit::new().complete(leased[0].lease)).await?;
+    }
+    same!(bed.outbox(false).await?.len(), 0, "events left");
     Ok(())
 }
 

@@ -21,12 +21,21 @@ cases! {
     a_bucket_gains_no_more_than_its_capacity: "A bucket that rested for long holds its capacity.",
     buckets_are_separate: "Taking from one bucket leaves others alone.",
     a_changed_rule_applies_at_once: "A new rule for a known bucket counts from the next request on.",
+    what_was_not_used_is_given_back_up_to_the_capacity: "Settling below the estimate gives the rest back, never more than the capacity.",
+    what_was_used_beyond_the_estimate_is_a_debt: "Settling above the estimate is never refused; the debt is gained back before anything is granted.",
+    settling_a_bucket_nobody_used: "A bucket that nobody used is full when it is settled.",
+    estimates_settled_at_once_lose_nothing: "However many take and settle at once, what is left is the capacity less what was used.",
+    a_debt_survives_a_crash: "A debt is still there after a crash.",
     a_bucket_survives_a_crash: "What was taken before a crash is still taken after it.",
 }
 
 impl Bed {
     async fn take(&self, bucket: &str, rule: TokenBucket, amount: u64) -> anyhow::Result<Taken> {
         Ok(self.store()?.take(&self.cx, Take::new(bucket, rule, amount)).await?)
+    }
+
+    async fn settle(&self, bucket: &str, rule: TokenBucket, estimate: u64, used: u64) -> anyhow::Result<Taken> {
+        Ok(self.store()?.take(&self.cx, Take::settle(bucket, rule, estimate, used)).await?)
     }
 }
 
@@ -123,6 +132,79 @@ async fn a_changed_rule_applies_at_once(bed: &Bed) -> Checked {
     needs(bed.can.quotas, "`quotas`")?;
     bed.take("b", slow(10), 2).await?;
     same!(bed.take("b", slow(5), 1).await?, Taken::Granted { remaining: 4 }, "a smaller capacity");
+    Ok(())
+}
+
+async fn what_was_not_used_is_given_back_up_to_the_capacity(bed: &Bed) -> Checked {
+    needs(bed.can.quotas, "`quotas`")?;
+    bed.take("b", slow(100), 80).await?;
+    same!(bed.settle("b", slow(100), 80, 30).await?, Taken::Granted { remaining: 70 });
+    same!(bed.settle("b", slow(100), 30, 30).await?, Taken::Granted { remaining: 70 }, "an estimate that was right");
+    same!(bed.take("b", slow(100), 70).await?, Taken::Granted { remaining: 0 });
+    same!(bed.settle("b", slow(100), 1_000, 0).await?, Taken::Granted { remaining: 100 }, "more than it holds");
+    fits!(bed.take("b", slow(100), 101).await?, Taken::Never);
+    same!(bed.take("b", slow(100), 100).await?, Taken::Granted { remaining: 0 });
+    Ok(())
+}
+
+async fn what_was_used_beyond_the_estimate_is_a_debt(bed: &Bed) -> Checked {
+    needs(bed.can.quotas, "`quotas`")?;
+    bed.take("b", rule(20), 15).await?;
+    same!(bed.settle("b", rule(20), 15, 18).await?, Taken::Granted { remaining: 2 }, "there was enough left");
+    same!(bed.settle("b", rule(20), 5, 17).await?, Taken::Granted { remaining: 0 });
+    // Ten are owed, and ten are gained in a second.
+    let Taken::Denied { retry_after } = bed.take("b", rule(20), 1).await? else {
+        anyhow::bail!("a token was granted although ten are owed");
+    };
+    if bed.home.takes_clock() {
+        same!(retry_after, SECOND + SECOND / 10);
+        bed.pass(retry_after - Duration::from_micros(1))?;
+        fits!(bed.take("b", rule(20), 1).await?, Taken::Denied { .. });
+        bed.pass(Duration::from_micros(1))?;
+        same!(bed.take("b", rule(20), 1).await?, Taken::Granted { remaining: 0 });
+    }
+    Ok(())
+}
+
+async fn settling_a_bucket_nobody_used(bed: &Bed) -> Checked {
+    needs(bed.can.quotas, "`quotas`")?;
+    same!(bed.settle("less", slow(10), 5, 1).await?, Taken::Granted { remaining: 10 });
+    same!(bed.settle("more", slow(10), 1, 5).await?, Taken::Granted { remaining: 6 });
+    same!(bed.take("more", slow(10), 6).await?, Taken::Granted { remaining: 0 });
+    Ok(())
+}
+
+async fn estimates_settled_at_once_lose_nothing(bed: &Bed) -> Checked {
+    needs(bed.can.quotas, "`quotas`")?;
+    let store = bed.store()?;
+    let used = race(20, |caller| {
+        let (store, cx) = (store.clone(), bed.cx.clone());
+        async move {
+            let mut used = 0;
+            for round in 0..10 {
+                let estimate = 10 + caller as u64 % 3;
+                if let Taken::Granted { .. } = store.take(&cx, Take::new("b", slow(1_000), estimate)).await? {
+                    let spent = (caller as u64 + round) % 6;
+                    store.take(&cx, Take::settle("b", slow(1_000), estimate, spent)).await?;
+                    used += spent;
+                }
+            }
+            Ok(used)
+        }
+    });
+    let used: u64 = used.await?.into_iter().sum();
+    same!(bed.settle("b", slow(1_000), 0, 0).await?, Taken::Granted { remaining: 1_000 - used }, "{used} were used");
+    Ok(())
+}
+
+async fn a_debt_survives_a_crash(bed: &Bed) -> Checked {
+    needs(bed.can.quotas && bed.can.durable, "`quotas` and `durable`")?;
+    bed.take("b", slow(5), 5).await?;
+    bed.settle("b", slow(5), 5, 50).await?;
+    bed.crash().await?;
+    // 45 are owed: giving them back leaves none.
+    same!(bed.settle("b", slow(5), 45, 0).await?, Taken::Granted { remaining: 0 });
+    same!(bed.settle("b", slow(5), 1, 0).await?, Taken::Granted { remaining: 1 });
     Ok(())
 }
 

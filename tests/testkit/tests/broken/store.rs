@@ -11,7 +11,7 @@ use selvedge_core::{
     AnyStore, Commit, Context, Error, Result, Store,
     idempotency::{Claim, ClaimRequest, Fingerprint, Ticket},
     store::{
-        LeaseRequest, LeasedEvent, LeasedJob, Limits, Maintain, Maintained, NewJob, Notice, Op, Outcome, Query,
+        Ask, LeaseRequest, LeasedEvent, LeasedJob, Limits, Maintain, Maintained, NewJob, Notice, Op, Outcome, Query,
         Receipt, RelayRequest, Retry, Rows, StoreCapabilities, Subscription, Take, Taken, Watch,
     },
 };
@@ -43,9 +43,10 @@ enum Flaw {
     LateContextAccepted,
     FactsDoubled,
     CronForgotten,
+    DebtForgiven,
 }
 
-const FLAWS: [Flaw; 21] = [
+const FLAWS: [Flaw; 22] = [
     Flaw::DoubleLease,
     Flaw::ForgottenToken,
     Flaw::NotAtomic,
@@ -67,6 +68,7 @@ const FLAWS: [Flaw; 21] = [
     Flaw::LateContextAccepted,
     Flaw::FactsDoubled,
     Flaw::CronForgotten,
+    Flaw::DebtForgiven,
 ];
 
 struct Home<const FLAW: usize> {
@@ -212,9 +214,19 @@ impl Store for Broken {
     }
 
     async fn take(&self, cx: &Context, request: Take) -> Result<Taken> {
+        // A debt is forgiven: what was used beyond the estimate is charged only as far as there is something left.
+        if let (Flaw::DebtForgiven, Ask::Settle(beyond @ 1..)) = (self.flaw, request.ask) {
+            let Taken::Granted { remaining } =
+                self.inner.take(cx, Take { ask: Ask::Settle(0), ..request.clone() }).await?
+            else {
+                return Ok(Taken::Never);
+            };
+            let beyond = beyond.min(i64::try_from(remaining).unwrap_or(i64::MAX));
+            return self.inner.take(cx, Take { ask: Ask::Settle(beyond), ..request }).await;
+        }
         let taken = self.inner.take(cx, request.clone()).await?;
         if let (Flaw::DenialTakes, Taken::Denied { .. }) = (self.flaw, taken) {
-            self.inner.take(cx, Take { amount: 1, ..request }).await?;
+            self.inner.take(cx, Take { ask: Ask::Spend(1), ..request }).await?;
         }
         Ok(taken)
     }
@@ -283,6 +295,7 @@ mutants! {
     a_retry_that_should_not_be_is_found: NeverIsRetried, "job::retry_never_is_dead_at_once",
         ["job", "outbox", "atomic", "read"];
     a_denial_that_takes_is_found: DenialTakes, "quota::a_denial_takes_nothing", ["quota"];
+    a_debt_forgiven_is_found: DebtForgiven, "quota::what_was_used_beyond_the_estimate_is_a_debt", ["quota"];
     what_a_crash_loses_is_found: LostOnCrash, "job::jobs_survive_a_crash",
         ["job", "lease", "outbox", "intent", "idempotency", "quota", "topic", "fact"];
     a_lag_untold_is_found: LagUntold, "topic::a_slow_subscriber_is_told_what_it_missed", ["topic"];

@@ -13,6 +13,7 @@ pub(super) enum Step {
     Relay { topics: Vec<u8>, limit: usize, hold: u64, eager: bool },
     Claim { key: u8, payload: u8, hold: u64, retention: u64 },
     Take { bucket: u8, capacity: u64, amount: u64 },
+    SettleTake { bucket: u8, capacity: u64, by: i64 },
     Pass(u64),
     Maintain { keep: u64 },
     Crash,
@@ -36,6 +37,8 @@ pub(super) enum Act {
     Schedule { name: u8, every: u8 },
     Unschedule(u8),
     Emit { id: u8, aggregate: u8, topic: u8 },
+    ReviveEvent(u8),
+    DropEvent(u8),
     Submit { id: u8, payload: u8 },
     Answer { id: u8, status: u16 },
     Publish { topic: u8 },
@@ -62,6 +65,7 @@ fn step() -> impl Strategy<Value = Step> {
             |(key, other, hold, retention)| Step::Claim { key, payload: other.into(), hold, retention }
         ),
         1 => (0u8..2, 1u64..4, 0u64..5).prop_map(|(bucket, capacity, amount)| Step::Take { bucket, capacity, amount }),
+        1 => (0u8..2, 1u64..4, -3i64..5).prop_map(|(bucket, capacity, by)| Step::SettleTake { bucket, capacity, by }),
         3 => prop_oneof![4 => 0u64..7, 2 => 20u64..40, 1 => 60u64..4000].prop_map(Step::Pass),
         1 => prop_oneof![Just(10u64), Just(86_400)].prop_map(|keep| Step::Maintain { keep }),
         1 => Just(Step::Crash),
@@ -114,6 +118,8 @@ fn act() -> Union<BoxedStrategy<Act>> {
         (1, (0u8..2, 1u8..4).prop_map(|(name, every)| Act::Schedule { name, every }).boxed()),
         (1, (0u8..2).prop_map(Act::Unschedule).boxed()),
         (4, (0u8..8, 0u8..2, 0u8..2).prop_map(|(id, aggregate, topic)| Act::Emit { id, aggregate, topic }).boxed()),
+        (1, (0u8..8).prop_map(Act::ReviveEvent).boxed()),
+        (1, (0u8..8).prop_map(Act::DropEvent).boxed()),
         (
             2,
             (0u8..4, prop::bool::weighted(0.1))

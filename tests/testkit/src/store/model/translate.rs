@@ -25,7 +25,9 @@ pub(super) fn topic(n: u8) -> String {
 /// Whether the Store says that it can do this.
 pub(super) fn can(act: &Act, can: &StoreCapabilities) -> bool {
     match act {
-        Act::Emit { .. } | Act::Submit { .. } | Act::Answer { .. } => can.outbox,
+        Act::Emit { .. } | Act::ReviveEvent(_) | Act::DropEvent(_) | Act::Submit { .. } | Act::Answer { .. } => {
+            can.outbox
+        }
         Act::Publish { .. } => can.topics,
         Act::Settle { .. } | Act::Advance { .. } | Act::Abandon(_) => can.idempotency,
         Act::Assign { .. } | Act::Record { .. } => can.facts,
@@ -34,6 +36,11 @@ pub(super) fn can(act: &Act, can: &StoreCapabilities) -> bool {
         }
         _ => can.jobs,
     }
+}
+
+/// Never an intent's: whether that is known once the intent's own event went out is left open.
+fn event_id(n: u8) -> Uuid {
+    Uuid::from_u128(1000 + u128::from(n))
 }
 
 /// One of the last few.
@@ -110,10 +117,11 @@ impl Twins {
             }
             Act::Unschedule(name) => both(Op::Unschedule(format!("cron{name}"))),
             Act::Emit { id, aggregate, topic: t } => {
-                // Never an intent's id: whether that is known once the intent's own event went out is left open.
-                let (event, id) = (Event::new(format!("aggregate{aggregate}"), topic(t), text), 1000 + u128::from(id));
-                both(Op::Emit(Event { id: Uuid::from_u128(id), backoff: at_once(), ..event }))
+                let event = Event::new(format!("aggregate{aggregate}"), topic(t), text);
+                both(Op::Emit(Event { id: event_id(id), backoff: at_once(), ..event }))
             }
+            Act::ReviveEvent(id) => both(Op::ReviveEvent(event_id(id))),
+            Act::DropEvent(id) => both(Op::DropEvent(event_id(id))),
             Act::Submit { id, payload } => {
                 let intent = Intent::new("op", format!("{payload}"));
                 both(Op::Submit(Intent { id: Uuid::from_u128(id.into()), ..intent }))

@@ -6,8 +6,8 @@ use selvedge_core::{
     AnyStore, Commit, ErrorKind, Result, Store, Timestamp,
     idempotency::{Claim, ClaimRequest, Fingerprint, IdempotencyKey, Ticket},
     store::{
-        IntentFilter, JobFilter, JobId, JobState, JobView, Lease, LeaseRequest, Maintain, Outcome, Query, QueueStats,
-        Receipt, RelayRequest, Retention, Rows, StoreExt, Take, TokenBucket,
+        Ask, IntentFilter, JobFilter, JobId, JobState, JobView, Lease, LeaseRequest, Maintain, Outcome, Query,
+        QueueStats, Receipt, RelayRequest, Retention, Rows, StoreExt, Take, TokenBucket,
     },
 };
 
@@ -84,10 +84,10 @@ impl Twins {
                 self.claim(request.hold(seconds(hold)).retention(seconds(retention))).await?;
             }
             Step::Take { bucket, capacity, amount } if has.quotas => {
-                let rule = TokenBucket { capacity, refill: 1, per: seconds(7) };
-                let request = Take::new(format!("bucket{bucket}"), rule, amount);
-                let tested = self.tested()?.take(&self.bed.cx, request.clone()).await;
-                same!(kinds(tested), kinds(self.plain.take(&self.bed.cx, request).await));
+                self.take(bucket, capacity, Ask::Spend(amount)).await?;
+            }
+            Step::SettleTake { bucket, capacity, by } if has.quotas => {
+                self.take(bucket, capacity, Ask::Settle(by)).await?;
             }
             Step::Pass(time) => {
                 self.bed.pass(seconds(time))?;
@@ -105,6 +105,14 @@ impl Twins {
 
     fn tested(&self) -> anyhow::Result<AnyStore> {
         self.bed.store()
+    }
+
+    async fn take(&self, bucket: u8, capacity: u64, ask: Ask) -> Checked {
+        let rule = TokenBucket { capacity, refill: 1, per: seconds(7) };
+        let request = Take { bucket: format!("bucket{bucket}"), rule, ask };
+        let tested = self.tested()?.take(&self.bed.cx, request.clone()).await;
+        same!(kinds(tested), kinds(self.plain.take(&self.bed.cx, request).await));
+        Ok(())
     }
 
     /// The plain Store's number of a job; one that nobody knows for one that is not known.
