@@ -83,7 +83,7 @@ impl Case {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_comes_back_as_it_went_in_and_to_its_tenant_only() {
     let case = start().await;
-    let content: String = (0..300_000).map(|at| format!("{at} é\n")).collect();
+    let content: String = (0..450_000).map(|at| format!("{at} é\n")).collect();
     assert!(content.len() > 3 << 20, "several pieces");
     let id = case.upload("acme", &content).await;
     let path = format!("/v1/files/{id}");

@@ -164,7 +164,7 @@ fn requests() -> Vec<String> {
             let temperature = if at % 2 == 0 { 0.0 } else { 0.9 };
             let prompt = prompts[at as usize % prompts.len()];
             let body =
-                json!({ "model": "smol", "prompt": prompt, "max_tokens": 24, "temperature": temperature, "seed": at });
+                json!({ "model": "smol", "prompt": prompt, "max_tokens": 48, "temperature": temperature, "seed": at });
             line(&format!("r{at}"), &body)
         })
         .collect()
@@ -181,9 +181,12 @@ async fn killed_at_any_moment_each_answer_is_there_once_and_as_if_nothing_had_ha
 
     let mut server = Server::with_model(QUICK);
     let id = server.submit(&requests());
-    let mut kills = 0;
-    while server.status(&id).await["status"] == "in_progress" && kills < 12 {
-        tokio::time::sleep(std::time::Duration::from_millis(fastrand::u64(1_100..2_500))).await;
+    // Once surely in the middle of an answer, then at any moment.
+    until("something is kept", async || kept(&server) > 0).await;
+    server.restart();
+    let mut kills = 1;
+    while server.status(&id).await["status"] == "in_progress" && kills < 20 {
+        tokio::time::sleep(std::time::Duration::from_millis(fastrand::u64(300..2_000))).await;
         server.restart();
         kills += 1;
     }
