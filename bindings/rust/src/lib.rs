@@ -96,7 +96,4 @@ mod pages {
     #[cfg(feature = "llama")]
     #[doc = include_str!("../../../docs/guide/models.md")]
     struct Models;
-    #[cfg(all(feature = "llama", feature = "priority"))]
-    #[doc = include_str!("../../../docs/guide/serving.md")]
-    struct Serving;
 }

@@ -196,7 +196,7 @@ mod tests {
         assert!(chi_square(&shares, by_place) < 23.5);
         assert!(chi_square(&shares, by_seed) < 23.5);
         // Half the temperature squares the weights.
-        let squared: Vec<f64> = shares.iter().map(|share| share * share / 0.265).collect();
+        let squared: Vec<f64> = shares.iter().map(|share| share * share / 0.275).collect();
         let colder = Sampling { temperature: 0.5, ..sampling };
         assert!(
             chi_square(&squared, (0..40_000).map(|place| pick(&logits, &colder, place).unwrap().0 as usize)) < 23.5

@@ -3619,6 +3619,10 @@ public struct ChatChunk: Equatable, Hashable {
      */
     public var promptTokens: UInt32
     /**
+     * Those of them that had been read before; only in the last batch.
+     */
+    public var cachedTokens: UInt32
+    /**
      * Reading the prompt, in ms; only in the last batch.
      */
     public var prefillMs: UInt64
@@ -3643,6 +3647,9 @@ public struct ChatChunk: Equatable, Hashable {
          * Tokens of the prompt; only in the last batch.
          */promptTokens: UInt32, 
         /**
+         * Those of them that had been read before; only in the last batch.
+         */cachedTokens: UInt32, 
+        /**
          * Reading the prompt, in ms; only in the last batch.
          */prefillMs: UInt64, 
         /**
@@ -3652,6 +3659,7 @@ public struct ChatChunk: Equatable, Hashable {
         self.tokens = tokens
         self.stop = stop
         self.promptTokens = promptTokens
+        self.cachedTokens = cachedTokens
         self.prefillMs = prefillMs
         self.tokensPerSecond = tokensPerSecond
     }
@@ -3676,6 +3684,7 @@ public struct FfiConverterTypeChatChunk: FfiConverterRustBuffer {
                 tokens: FfiConverterSequenceUInt32.read(from: &buf), 
                 stop: FfiConverterOptionTypeStopReason.read(from: &buf), 
                 promptTokens: FfiConverterUInt32.read(from: &buf), 
+                cachedTokens: FfiConverterUInt32.read(from: &buf), 
                 prefillMs: FfiConverterUInt64.read(from: &buf), 
                 tokensPerSecond: FfiConverterDouble.read(from: &buf)
         )
@@ -3686,6 +3695,7 @@ public struct FfiConverterTypeChatChunk: FfiConverterRustBuffer {
         FfiConverterSequenceUInt32.write(value.tokens, into: &buf)
         FfiConverterOptionTypeStopReason.write(value.stop, into: &buf)
         FfiConverterUInt32.write(value.promptTokens, into: &buf)
+        FfiConverterUInt32.write(value.cachedTokens, into: &buf)
         FfiConverterUInt64.write(value.prefillMs, into: &buf)
         FfiConverterDouble.write(value.tokensPerSecond, into: &buf)
     }
@@ -3813,6 +3823,10 @@ public struct ChatRequest: Equatable, Hashable {
      */
     public var stop: [String]
     /**
+     * A JSON Schema, as JSON: the answer is JSON that fits it.
+     */
+    public var jsonSchema: String?
+    /**
      * The most tokens in one batch of the stream. The first batches are smaller, so that the first word shows at once.
      */
     public var batchTokens: UInt32
@@ -3850,6 +3864,9 @@ public struct ChatRequest: Equatable, Hashable {
          * Texts that end the answer; they are not part of it.
          */stop: [String] = [], 
         /**
+         * A JSON Schema, as JSON: the answer is JSON that fits it.
+         */jsonSchema: String? = nil, 
+        /**
          * The most tokens in one batch of the stream. The first batches are smaller, so that the first word shows at once.
          */batchTokens: UInt32 = UInt32(32), 
         /**
@@ -3864,6 +3881,7 @@ public struct ChatRequest: Equatable, Hashable {
         self.topK = topK
         self.seed = seed
         self.stop = stop
+        self.jsonSchema = jsonSchema
         self.batchTokens = batchTokens
         self.batchWaitMs = batchWaitMs
     }
@@ -3892,6 +3910,7 @@ public struct FfiConverterTypeChatRequest: FfiConverterRustBuffer {
                 topK: FfiConverterUInt32.read(from: &buf), 
                 seed: FfiConverterUInt32.read(from: &buf), 
                 stop: FfiConverterSequenceString.read(from: &buf), 
+                jsonSchema: FfiConverterOptionString.read(from: &buf), 
                 batchTokens: FfiConverterUInt32.read(from: &buf), 
                 batchWaitMs: FfiConverterUInt64.read(from: &buf)
         )
@@ -3906,6 +3925,7 @@ public struct FfiConverterTypeChatRequest: FfiConverterRustBuffer {
         FfiConverterUInt32.write(value.topK, into: &buf)
         FfiConverterUInt32.write(value.seed, into: &buf)
         FfiConverterSequenceString.write(value.stop, into: &buf)
+        FfiConverterOptionString.write(value.jsonSchema, into: &buf)
         FfiConverterUInt32.write(value.batchTokens, into: &buf)
         FfiConverterUInt64.write(value.batchWaitMs, into: &buf)
     }
@@ -4027,6 +4047,10 @@ public struct EngineConfig: Equatable, Hashable {
      */
     public var models: [ModelConfig]
     /**
+     * Model calls that run at once.
+     */
+    public var concurrency: UInt32
+    /**
      * Model calls that wait at most; one more is `Busy`.
      */
     public var queueLimit: UInt32
@@ -4051,6 +4075,9 @@ public struct EngineConfig: Equatable, Hashable {
          * Language models. The first is the default.
          */models: [ModelConfig] = [], 
         /**
+         * Model calls that run at once.
+         */concurrency: UInt32 = UInt32(2), 
+        /**
          * Model calls that wait at most; one more is `Busy`.
          */queueLimit: UInt32 = UInt32(8), 
         /**
@@ -4060,6 +4087,7 @@ public struct EngineConfig: Equatable, Hashable {
         self.durability = durability
         self.maxBytes = maxBytes
         self.models = models
+        self.concurrency = concurrency
         self.queueLimit = queueLimit
         self.callbackTimeoutMs = callbackTimeoutMs
     }
@@ -4084,6 +4112,7 @@ public struct FfiConverterTypeEngineConfig: FfiConverterRustBuffer {
                 durability: FfiConverterOptionTypeDurability.read(from: &buf), 
                 maxBytes: FfiConverterOptionUInt64.read(from: &buf), 
                 models: FfiConverterSequenceTypeModelConfig.read(from: &buf), 
+                concurrency: FfiConverterUInt32.read(from: &buf), 
                 queueLimit: FfiConverterUInt32.read(from: &buf), 
                 callbackTimeoutMs: FfiConverterUInt64.read(from: &buf)
         )
@@ -4094,6 +4123,7 @@ public struct FfiConverterTypeEngineConfig: FfiConverterRustBuffer {
         FfiConverterOptionTypeDurability.write(value.durability, into: &buf)
         FfiConverterOptionUInt64.write(value.maxBytes, into: &buf)
         FfiConverterSequenceTypeModelConfig.write(value.models, into: &buf)
+        FfiConverterUInt32.write(value.concurrency, into: &buf)
         FfiConverterUInt32.write(value.queueLimit, into: &buf)
         FfiConverterUInt64.write(value.callbackTimeoutMs, into: &buf)
     }
@@ -5702,6 +5732,10 @@ public struct ModelConfig: Equatable, Hashable {
      * Threads that compute; without it, as many as help.
      */
     public var threads: UInt32?
+    /**
+     * Answers whose context is in memory at once; without it, as many as run at once.
+     */
+    public var sequences: UInt32?
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
@@ -5720,12 +5754,16 @@ public struct ModelConfig: Equatable, Hashable {
          */contextTokens: UInt32? = nil, 
         /**
          * Threads that compute; without it, as many as help.
-         */threads: UInt32? = nil) {
+         */threads: UInt32? = nil, 
+        /**
+         * Answers whose context is in memory at once; without it, as many as run at once.
+         */sequences: UInt32? = nil) {
         self.path = path
         self.name = name
         self.sha256 = sha256
         self.contextTokens = contextTokens
         self.threads = threads
+        self.sequences = sequences
     }
 
     
@@ -5748,7 +5786,8 @@ public struct FfiConverterTypeModelConfig: FfiConverterRustBuffer {
                 name: FfiConverterOptionString.read(from: &buf), 
                 sha256: FfiConverterOptionString.read(from: &buf), 
                 contextTokens: FfiConverterOptionUInt32.read(from: &buf), 
-                threads: FfiConverterOptionUInt32.read(from: &buf)
+                threads: FfiConverterOptionUInt32.read(from: &buf), 
+                sequences: FfiConverterOptionUInt32.read(from: &buf)
         )
     }
 
@@ -5758,6 +5797,7 @@ public struct FfiConverterTypeModelConfig: FfiConverterRustBuffer {
         FfiConverterOptionString.write(value.sha256, into: &buf)
         FfiConverterOptionUInt32.write(value.contextTokens, into: &buf)
         FfiConverterOptionUInt32.write(value.threads, into: &buf)
+        FfiConverterOptionUInt32.write(value.sequences, into: &buf)
     }
 }
 

@@ -6386,6 +6386,11 @@ data class ChatChunk (
     var `promptTokens`: kotlin.UInt
     , 
     /**
+     * Those of them that had been read before; only in the last batch.
+     */
+    var `cachedTokens`: kotlin.UInt
+    , 
+    /**
      * Reading the prompt, in ms; only in the last batch.
      */
     var `prefillMs`: kotlin.ULong
@@ -6414,6 +6419,7 @@ public object FfiConverterTypeChatChunk: FfiConverterRustBuffer<ChatChunk> {
             FfiConverterSequenceUInt.read(buf),
             FfiConverterOptionalTypeStopReason.read(buf),
             FfiConverterUInt.read(buf),
+            FfiConverterUInt.read(buf),
             FfiConverterULong.read(buf),
             FfiConverterDouble.read(buf),
         )
@@ -6424,6 +6430,7 @@ public object FfiConverterTypeChatChunk: FfiConverterRustBuffer<ChatChunk> {
             FfiConverterSequenceUInt.allocationSize(value.`tokens`) +
             FfiConverterOptionalTypeStopReason.allocationSize(value.`stop`) +
             FfiConverterUInt.allocationSize(value.`promptTokens`) +
+            FfiConverterUInt.allocationSize(value.`cachedTokens`) +
             FfiConverterULong.allocationSize(value.`prefillMs`) +
             FfiConverterDouble.allocationSize(value.`tokensPerSecond`)
     )
@@ -6433,6 +6440,7 @@ public object FfiConverterTypeChatChunk: FfiConverterRustBuffer<ChatChunk> {
             FfiConverterSequenceUInt.write(value.`tokens`, buf)
             FfiConverterOptionalTypeStopReason.write(value.`stop`, buf)
             FfiConverterUInt.write(value.`promptTokens`, buf)
+            FfiConverterUInt.write(value.`cachedTokens`, buf)
             FfiConverterULong.write(value.`prefillMs`, buf)
             FfiConverterDouble.write(value.`tokensPerSecond`, buf)
     }
@@ -6532,6 +6540,11 @@ data class ChatRequest (
     var `stop`: List<kotlin.String> = listOf() 
     , 
     /**
+     * A JSON Schema, as JSON: the answer is JSON that fits it.
+     */
+    var `jsonSchema`: kotlin.String? = null 
+    , 
+    /**
      * The most tokens in one batch of the stream. The first batches are smaller, so that the first word shows at once.
      */
     var `batchTokens`: kotlin.UInt = 32u 
@@ -6565,6 +6578,7 @@ public object FfiConverterTypeChatRequest: FfiConverterRustBuffer<ChatRequest> {
             FfiConverterUInt.read(buf),
             FfiConverterUInt.read(buf),
             FfiConverterSequenceString.read(buf),
+            FfiConverterOptionalString.read(buf),
             FfiConverterUInt.read(buf),
             FfiConverterULong.read(buf),
         )
@@ -6579,6 +6593,7 @@ public object FfiConverterTypeChatRequest: FfiConverterRustBuffer<ChatRequest> {
             FfiConverterUInt.allocationSize(value.`topK`) +
             FfiConverterUInt.allocationSize(value.`seed`) +
             FfiConverterSequenceString.allocationSize(value.`stop`) +
+            FfiConverterOptionalString.allocationSize(value.`jsonSchema`) +
             FfiConverterUInt.allocationSize(value.`batchTokens`) +
             FfiConverterULong.allocationSize(value.`batchWaitMs`)
     )
@@ -6592,6 +6607,7 @@ public object FfiConverterTypeChatRequest: FfiConverterRustBuffer<ChatRequest> {
             FfiConverterUInt.write(value.`topK`, buf)
             FfiConverterUInt.write(value.`seed`, buf)
             FfiConverterSequenceString.write(value.`stop`, buf)
+            FfiConverterOptionalString.write(value.`jsonSchema`, buf)
             FfiConverterUInt.write(value.`batchTokens`, buf)
             FfiConverterULong.write(value.`batchWaitMs`, buf)
     }
@@ -6679,6 +6695,11 @@ data class EngineConfig (
     var `models`: List<ModelConfig> = listOf() 
     , 
     /**
+     * Model calls that run at once.
+     */
+    var `concurrency`: kotlin.UInt = 2u 
+    , 
+    /**
      * Model calls that wait at most; one more is `Busy`.
      */
     var `queueLimit`: kotlin.UInt = 8u 
@@ -6708,6 +6729,7 @@ public object FfiConverterTypeEngineConfig: FfiConverterRustBuffer<EngineConfig>
             FfiConverterOptionalULong.read(buf),
             FfiConverterSequenceTypeModelConfig.read(buf),
             FfiConverterUInt.read(buf),
+            FfiConverterUInt.read(buf),
             FfiConverterULong.read(buf),
         )
     }
@@ -6717,6 +6739,7 @@ public object FfiConverterTypeEngineConfig: FfiConverterRustBuffer<EngineConfig>
             FfiConverterOptionalTypeDurability.allocationSize(value.`durability`) +
             FfiConverterOptionalULong.allocationSize(value.`maxBytes`) +
             FfiConverterSequenceTypeModelConfig.allocationSize(value.`models`) +
+            FfiConverterUInt.allocationSize(value.`concurrency`) +
             FfiConverterUInt.allocationSize(value.`queueLimit`) +
             FfiConverterULong.allocationSize(value.`callbackTimeoutMs`)
     )
@@ -6726,6 +6749,7 @@ public object FfiConverterTypeEngineConfig: FfiConverterRustBuffer<EngineConfig>
             FfiConverterOptionalTypeDurability.write(value.`durability`, buf)
             FfiConverterOptionalULong.write(value.`maxBytes`, buf)
             FfiConverterSequenceTypeModelConfig.write(value.`models`, buf)
+            FfiConverterUInt.write(value.`concurrency`, buf)
             FfiConverterUInt.write(value.`queueLimit`, buf)
             FfiConverterULong.write(value.`callbackTimeoutMs`, buf)
     }
@@ -7884,6 +7908,11 @@ data class ModelConfig (
      * Threads that compute; without it, as many as help.
      */
     var `threads`: kotlin.UInt? = null 
+    , 
+    /**
+     * Answers whose context is in memory at once; without it, as many as run at once.
+     */
+    var `sequences`: kotlin.UInt? = null 
     
 ){
     
@@ -7905,6 +7934,7 @@ public object FfiConverterTypeModelConfig: FfiConverterRustBuffer<ModelConfig> {
             FfiConverterOptionalString.read(buf),
             FfiConverterOptionalUInt.read(buf),
             FfiConverterOptionalUInt.read(buf),
+            FfiConverterOptionalUInt.read(buf),
         )
     }
 
@@ -7913,7 +7943,8 @@ public object FfiConverterTypeModelConfig: FfiConverterRustBuffer<ModelConfig> {
             FfiConverterOptionalString.allocationSize(value.`name`) +
             FfiConverterOptionalString.allocationSize(value.`sha256`) +
             FfiConverterOptionalUInt.allocationSize(value.`contextTokens`) +
-            FfiConverterOptionalUInt.allocationSize(value.`threads`)
+            FfiConverterOptionalUInt.allocationSize(value.`threads`) +
+            FfiConverterOptionalUInt.allocationSize(value.`sequences`)
     )
 
     override fun write(value: ModelConfig, buf: ByteBuffer) {
@@ -7922,6 +7953,7 @@ public object FfiConverterTypeModelConfig: FfiConverterRustBuffer<ModelConfig> {
             FfiConverterOptionalString.write(value.`sha256`, buf)
             FfiConverterOptionalUInt.write(value.`contextTokens`, buf)
             FfiConverterOptionalUInt.write(value.`threads`, buf)
+            FfiConverterOptionalUInt.write(value.`sequences`, buf)
     }
 }
 
