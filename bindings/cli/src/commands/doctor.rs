@@ -285,7 +285,10 @@ fn model(model: &Model) -> Finding {
         return warning(
             "model",
             found,
-            "prompts are read slowly: llama.cpp has no fast kernels for Q4_1; run `selvedge model prepare FILE`",
+            &format!(
+                "prompts are read slowly: llama.cpp has no fast kernels for Q4_1; write it in Q4_0 with `selvedge model prepare {}`",
+                model.path.display()
+            ),
         );
     }
     if model.sha256.is_none() {

@@ -7,6 +7,7 @@ mod configuration;
 mod cost;
 mod generate;
 mod jobs;
+mod models;
 mod outbox;
 mod peer;
 mod serve;
