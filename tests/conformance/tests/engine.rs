@@ -329,11 +329,11 @@ async fn a_long_handler_keeps_its_lease_by_heartbeats() {
     store.enqueue(&Context::new(), quick("q").max_attempts(1)).await.unwrap();
     let handler = |_: Context, _: LeasedJob| -> Handled {
         Box::pin(async {
-            tokio::time::sleep(Duration::from_millis(400)).await;
+            tokio::time::sleep(Duration::from_millis(1_350)).await;
             Ok(JobOutcome::Done(Commit::new().enqueue([NewJob::new("next", "")])))
         })
     };
-    let short = WorkerOptions { hold: Duration::from_millis(90), ..options() };
+    let short = WorkerOptions { hold: Duration::from_millis(300), ..options() };
     work_until(&engine, &short, handler, || async {
         store.maintain(&Context::new(), Default::default()).await.unwrap();
         depth(&store, "q").await == 0
