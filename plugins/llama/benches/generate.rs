@@ -15,7 +15,7 @@ const DECODE: usize = 64;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
-    let (mut repetitions, mut path, mut threads) = (5, None, None);
+    let (mut repetitions, mut path, mut threads) = (5_u32, None, None);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
@@ -36,9 +36,10 @@ async fn main() -> Result<()> {
 
     let mut prefill = Vec::new();
     let mut decode = Vec::new();
-    for _ in 0..=repetitions {
-        // Any symbols do: how long a pass takes does not depend on which they are.
-        let prompt = (0..PREFILL).map(|index| 1_000 + index as u32 * 7).collect();
+    for repetition in 0..=repetitions {
+        // Any symbols do: how long a pass takes does not depend on which they are. Each time others: what was read before is
+        // not read again.
+        let prompt = (0..PREFILL).map(|index| 1_000 + repetition + index as u32 * 7).collect();
         let usage = run(&llama, Prompt::Symbols(prompt), 1).await?;
         prefill.push(PREFILL as f64 / usage.prefill.as_secs_f64());
     }
