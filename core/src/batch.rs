@@ -142,6 +142,9 @@ struct Line {
     body: Option<Box<RawValue>>,
 }
 
+/// Why a line is refused: code, field and message.
+type Refusal = (&'static str, Option<&'static str>, String);
+
 #[derive(Deserialize)]
 struct Asked {
     model: Option<serde_json::Value>,
@@ -237,7 +240,7 @@ impl InputReader {
         }
     }
 
-    fn read(&mut self, bytes: &[u8]) -> Result<(String, Box<RawValue>), (&'static str, Option<&'static str>, String)> {
+    fn read(&mut self, bytes: &[u8]) -> Result<(String, Box<RawValue>), Refusal> {
         let Line { custom_id, method, url, body } = serde_json::from_slice(bytes)
             .map_err(|error| ("invalid_json_line", None, format!("this line is not a JSON object: {error}")))?;
         let missing = |name: &'static str| ("missing_required_parameter", Some(name), format!("{name} is missing"));
