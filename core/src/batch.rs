@@ -506,7 +506,7 @@ mod tests {
             (&line("good"), "duplicate_custom_id", Some("custom_id")),
             (&line("b").replace("POST", "GET"), "invalid_method", Some("method")),
             (&line("b").replace("/v1/completions", "/v1/embeddings"), "mismatched_endpoint", Some("url")),
-            (&line("b").replace("\"body\"", "\"boddy\""), "missing_required_parameter", Some("body")),
+            (&line("b").replace("\"body\"", "\"text\""), "missing_required_parameter", Some("body")),
             (&line("b").replace(r#"{"model":"smol","prompt":"a"}"#, "[]"), "invalid_type", Some("body")),
             (&line("b").replace("smol", "tiny"), "model_not_found", Some("body.model")),
             (&line("b").replace("\"smol\"", "[]"), "invalid_type", Some("body.model")),
