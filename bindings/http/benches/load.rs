@@ -134,12 +134,13 @@ async fn main() {
     let length = Duration::from_secs(options.seconds);
     let mut random = fastrand::Rng::with_seed(options.seed);
     let mut questions = Vec::new();
-    let mut next = Duration::ZERO;
-    while options.p0 > 0.0 {
-        next += Duration::from_secs_f64(-(1.0 - random.f64()).ln() / options.p0);
-        if next >= length {
-            break;
-        }
+    let mut arrivals = fastrand::Rng::with_seed(!options.seed);
+    let mut gap = || match options.p0 {
+        rate if rate > 0.0 => Duration::from_secs_f64(-(1.0 - arrivals.f64()).ln() / rate),
+        _ => length,
+    };
+    let mut next = gap();
+    while next < length {
         tokio::time::sleep_until((started + next).into()).await;
         let body = json!({
             "messages": [{ "role": "user", "content": question(&mut random) }],
@@ -147,6 +148,7 @@ async fn main() {
         });
         let client = client.clone();
         questions.push(tokio::spawn(async move { client.stream("/v1/chat/completions", "p0", body, || ()).await }));
+        next += gap();
     }
     tokio::time::sleep_until((started + length).into()).await;
     let tokens = counted.load(Ordering::Relaxed) - before;

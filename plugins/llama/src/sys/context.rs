@@ -1,4 +1,4 @@
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "llama.cpp is called here and nowhere else")]
 //! A context: the caches of sequences, and forward passes over them.
 
 use std::{

@@ -1,4 +1,4 @@
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "llama.cpp is called here and nowhere else")]
 //! Threads that compute, kept for as long as a model is open.
 
 use std::ptr::NonNull;

@@ -1,4 +1,4 @@
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "llama.cpp is called here and nowhere else")]
 //! Weights in another format.
 
 use std::{ffi::CString, path::Path};
