@@ -45,20 +45,21 @@ extension URLSession {
     /// Sends a request and waits for the whole response; a cancelled task ends it.
     func exchange(_ request: URLRequest) async throws -> (Data, HTTPURLResponse) {
         let running = Running()
+        let url = request.url?.absoluteString ?? "the server"
+        @Sendable func unreached(_ why: String) -> SelvedgeError {
+            SelvedgeError(.unavailable, "\(url) was not reached: \(why)", operation: "transport.send", isRetryable: true)
+        }
         return try await withTaskCancellationHandler {
             try await withCheckedThrowingContinuation { continuation in
+                let answer = Answer(continuation)
                 let task = dataTask(with: request) { body, response, error in
                     if let response = response as? HTTPURLResponse, error == nil {
-                        continuation.resume(returning: (body ?? Data(), response))
+                        answer.give(.success((body ?? Data(), response)))
                     } else {
-                        let why = error?.localizedDescription ?? "no response"
-                        let error = SelvedgeError(
-                            .unavailable, "\(request.url?.absoluteString ?? "the server") was not reached: \(why)",
-                            operation: "transport.send", isRetryable: true)
-                        continuation.resume(throwing: error)
+                        answer.give(.failure(unreached(error?.localizedDescription ?? "no response")))
                     }
                 }
-                running.start(task)
+                running.start(task) { answer.give(.failure(unreached("it was cancelled"))) }
             }
         } onCancel: {
             running.cancel()
@@ -66,26 +67,52 @@ extension URLSession {
     }
 }
 
+/// Whoever waits for an answer, told once.
+private final class Answer: @unchecked Sendable {
+    private let lock = NSLock()
+    private var waiting: CheckedContinuation<(Data, HTTPURLResponse), any Error>?
+
+    init(_ waiting: CheckedContinuation<(Data, HTTPURLResponse), any Error>) {
+        self.waiting = waiting
+    }
+
+    func give(_ result: Result<(Data, HTTPURLResponse), any Error>) {
+        let waiting = lock.withLock {
+            defer { self.waiting = nil }
+            return self.waiting
+        }
+        waiting?.resume(with: result)
+    }
+}
+
 /// A task that may be cancelled before it is started.
 private final class Running: @unchecked Sendable {
     private let lock = NSLock()
-    private var task: URLSessionTask?
+    private var stop: (@Sendable () -> Void)?
     private var cancelled = false
 
-    func start(_ task: URLSessionTask) {
-        let stop = lock.withLock {
-            self.task = task
+    func start(_ task: URLSessionTask, giveUp: @escaping @Sendable () -> Void) {
+        task.resume()
+        #if canImport(FoundationNetworking)
+            // On Linux, Foundation ends the process when a task is cancelled at the moment it completes. The request is left to
+            // end by itself, and nobody waits for it.
+            let stop = giveUp
+        #else
+            let stop: @Sendable () -> Void = { task.cancel() }
+        #endif
+        let late = lock.withLock {
+            self.stop = stop
             return cancelled
         }
-        task.resume()
-        if stop { task.cancel() }
+        if late { stop() }
     }
 
     func cancel() {
-        lock.withLock {
+        let stop = lock.withLock {
             cancelled = true
-            return task
-        }?.cancel()
+            return self.stop
+        }
+        stop?()
     }
 }
 
