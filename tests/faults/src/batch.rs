@@ -1,7 +1,8 @@
-//! Batches, under killed and frozen workers: every answer once, and as if nothing had happened.
+//! Batches, under killed and frozen workers and models that are replaced: every answer once, and as if nothing had happened.
 
 use std::{
     collections::BTreeMap,
+    fs,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -10,8 +11,13 @@ use anyhow::{Context as _, Result, ensure};
 use fastrand::Rng;
 use futures_util::TryStreamExt;
 use selvedge::{
-    AnyScheduler, Context, Engine, batch::Endpoint, layers::Metrics, llama::Llama, priority::Priority,
-    sqlite::SqliteStore, store::Maintain,
+    AnyScheduler, Context, Engine,
+    batch::Endpoint,
+    layers::Metrics,
+    llama::{self, Format, Llama},
+    priority::Priority,
+    sqlite::SqliteStore,
+    store::Maintain,
 };
 use selvedge_http::{BatchObject, BatchOptions, Batches, NewBatch};
 use serde_json::{Value, json};
@@ -171,12 +177,16 @@ fn requests(seed: u64) -> String {
     (0..REQUESTS).map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// What a batch's output is beside the output of the same requests in an unbroken run.
-fn judge(total: u64, answers: Vec<(String, Value)>, expected: &BTreeMap<String, Value>) -> Verdict {
+/// What each request is answered in a run that nothing breaks, by one of the two models.
+type Expected = BTreeMap<String, Value>;
+
+/// What a batch's output is beside those of the same requests in unbroken runs. Whichever model answered, it did so from the
+/// first word to the last: half an answer of each is nobody's answer.
+fn judge(total: u64, answers: Vec<(String, Value)>, expected: &[Expected]) -> Verdict {
     let mut verdict = Verdict { acknowledged: total, effects: answers.len() as u64, ..Verdict::default() };
     let mut seen = BTreeMap::new();
     for (id, said) in answers {
-        verdict.wrong += u64::from(expected.get(&id) != Some(&said));
+        verdict.wrong += u64::from(!expected.iter().any(|model| model.get(&id) == Some(&said)));
         verdict.doubled += u64::from(seen.insert(id, said).is_some());
     }
     verdict.lost = total.saturating_sub(seen.len() as u64);
@@ -186,19 +196,25 @@ fn judge(total: u64, answers: Vec<(String, Value)>, expected: &BTreeMap<String, 
 pub(crate) async fn run(options: Options) -> Result<()> {
     let started = Instant::now();
     let Options { common, model } = options;
-    let rounds = common.rounds.unwrap_or(50);
+    let rounds = common.rounds.unwrap_or(100);
     let mut dice = Rng::with_seed(common.seed);
     let folder = tempfile::tempdir()?;
     let (faults, seen) = (Tally::default(), Tally::default());
 
-    let unbroken = Bench::open(folder.path(), "unbroken.db", &model, Tally::default())?;
-    let worker = unbroken.worker()?;
-    let batch = unbroken.over(&unbroken.submit(common.seed).await?).await?;
-    let expected: BTreeMap<_, _> = unbroken.answers(&batch).await?.into_iter().collect();
-    ensure!(expected.len() == REQUESTS as usize, "the unbroken run did not answer everything: {batch:?}");
-    worker.kill().await?;
+    // The same model in another format: other answers to most requests, and the same shape.
+    let other = folder.path().join("other.gguf");
+    llama::prepare(&model, &other, Format::Q4_0).context("the model cannot be prepared in another format")?;
+    let models = [model, other];
+    let mut expected = Vec::new();
+    for (name, model) in ["unbroken.db", "unbroken-other.db"].into_iter().zip(&models) {
+        expected.push(unbroken(folder.path(), name, model, common.seed).await?);
+    }
+    ensure!(expected[0] != expected[1], "both models answer alike, so a mixture would not be noticed");
 
-    let bench = Bench::open(folder.path(), "broken.db", &model, seen.clone())?;
+    let served = folder.path().join("served.gguf");
+    let mut current = 0;
+    replace(&served, &models[current])?;
+    let bench = Bench::open(folder.path(), "broken.db", &served, seen.clone())?;
     let mut verdict = Verdict::default();
     let mut worker = bench.worker()?;
     let mut id = bench.submit(common.seed).await?;
@@ -206,6 +222,11 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     while done < rounds && common.seconds.is_none_or(|limit| started.elapsed().as_secs() < limit) {
         // Anything from the first instructions of its start to the middle of its work.
         sleep(Duration::from_millis(if dice.u8(..5) == 0 { dice.u64(1..300) } else { dice.u64(600..2_500) })).await;
+        if dice.u8(..6) == 0 {
+            current = 1 - current;
+            replace(&served, &models[current])?;
+            faults.one("replaced");
+        }
         if dice.u8(..5) == 0 {
             worker.freeze()?;
             faults.one("frozen");
@@ -246,10 +267,28 @@ pub(crate) async fn run(options: Options) -> Result<()> {
     Ok(())
 }
 
+/// The answers when nothing happens.
+async fn unbroken(folder: &Path, name: &str, model: &Path, seed: u64) -> Result<Expected> {
+    let bench = Bench::open(folder, name, model, Tally::default())?;
+    let worker = bench.worker()?;
+    let batch = bench.over(&bench.submit(seed).await?).await?;
+    let answers: Expected = bench.answers(&batch).await?.into_iter().collect();
+    ensure!(answers.len() == REQUESTS as usize, "an unbroken run did not answer everything: {batch:?}");
+    worker.kill().await?;
+    Ok(answers)
+}
+
+/// Puts another model where workers look for theirs. Whoever has the file open goes on reading the one it opened.
+fn replace(served: &Path, model: &Path) -> Result<()> {
+    let next = served.with_extension("next");
+    fs::copy(model, &next).with_context(|| format!("cannot copy {}", model.display()))?;
+    Ok(fs::rename(&next, served)?)
+}
+
 async fn settle(
     bench: &Bench,
     batch: &BatchObject,
-    expected: &BTreeMap<String, Value>,
+    expected: &[Expected],
     verdict: &mut Verdict,
 ) -> Result<()> {
     bench.seen.one("batches");
@@ -267,12 +306,14 @@ mod tests {
     #[test]
     fn what_is_lost_doubled_or_wrong_is_counted() {
         let said = |ids: &[&str]| ids.iter().map(|id| ((*id).to_owned(), json!(id))).collect::<Vec<_>>();
-        let expected: BTreeMap<_, _> = said(&["a", "b"]).into_iter().collect();
+        let expected = [said(&["a", "b"]), vec![("b".into(), json!("another's"))]];
+        let expected = expected.map(|answers| answers.into_iter().collect::<Expected>());
         let count = |answers| {
             let Verdict { lost, doubled, wrong, .. } = judge(2, answers, &expected);
             (lost, doubled, wrong)
         };
         assert_eq!(count(said(&["b", "a"])), (0, 0, 0));
+        assert_eq!(count([said(&["a"]), vec![("b".into(), json!("another's"))]].concat()), (0, 0, 0));
         assert_eq!(count(said(&["b"])), (1, 0, 0));
         assert_eq!(count(said(&["a", "b", "b"])), (0, 1, 0));
         assert_eq!(count(vec![("a".into(), json!("x")), ("c".into(), json!("c"))]), (0, 0, 2));
