@@ -251,8 +251,9 @@ pub struct Plan {
     pub advance: Vec<Advance>,
     /// Threads to use.
     pub threads: usize,
-    /// Whether the pass may be cut short when a more urgent request comes; what it did is then done again.
-    pub interruptible: bool,
+    /// The pass may be cut short for a request of this class or a more urgent one that comes meanwhile; what it did is then done
+    /// again. `None`: it runs to its end whoever comes.
+    pub yields_to: Option<Class>,
 }
 
 /// How far one sequence goes in a step.
@@ -292,7 +293,7 @@ impl Plan {
                 }
             }
         }
-        Self { advance, threads: step.threads, interruptible: false }
+        Self { advance, threads: step.threads, yields_to: None }
     }
 }
 

@@ -29,8 +29,8 @@ struct State {
     closed: bool,
     /// The worker has ended.
     gone: bool,
-    /// The most urgent class in the pass under way, if that may be cut short.
-    interruptible: Option<Class>,
+    /// The least urgent class that the pass under way is cut short for.
+    yields_to: Option<Class>,
 }
 
 impl Inbox {
@@ -44,7 +44,7 @@ impl Inbox {
         if state.gone {
             return Err(job);
         }
-        if state.interruptible.is_some_and(|running| job.cx.class() < running) {
+        if state.yields_to.is_some_and(|class| job.cx.class() <= class) {
             self.cut.store(true, Ordering::Relaxed);
         }
         state.jobs.push_back(job);
@@ -70,22 +70,21 @@ impl Inbox {
         (!state.closed).then(|| std::mem::take(&mut state.jobs))
     }
 
-    /// A pass begins; `interruptible` when it may be cut short for what is more urgent than that. False when such a job has
-    /// come already.
-    pub(crate) fn begin(&self, interruptible: Option<Class>) -> bool {
+    /// A pass begins that may be cut short for this class or a more urgent one. False when such a job has come already.
+    pub(crate) fn begin(&self, yields_to: Option<Class>) -> bool {
         let mut state = self.state();
-        let urgent = |class| state.jobs.iter().any(|job| job.cx.class() < class);
-        if state.closed || interruptible.is_some_and(urgent) {
+        let urgent = |class| state.jobs.iter().any(|job| job.cx.class() <= class);
+        if state.closed || yields_to.is_some_and(urgent) {
             return false;
         }
-        state.interruptible = interruptible;
+        state.yields_to = yields_to;
         self.cut.store(false, Ordering::Relaxed);
         true
     }
 
     /// The pass has ended.
     pub(crate) fn end(&self) {
-        self.state().interruptible = None;
+        self.state().yields_to = None;
     }
 
     /// Nothing is taken any more. What is left comes back.

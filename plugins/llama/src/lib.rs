@@ -51,6 +51,7 @@ mod prompt;
 mod sampling;
 mod sequence;
 mod slots;
+mod softmax;
 mod sys;
 mod text;
 mod worker;

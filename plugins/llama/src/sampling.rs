@@ -10,7 +10,7 @@ use llama_cpp_2::{
 };
 use selvedge_core::{Result, inference::Sampling};
 
-use crate::{grammar::dead_end, logits};
+use crate::{grammar::dead_end, logits, softmax};
 
 /// Below this temperature the likeliest symbol is as good as certain, and dividing by it would overflow.
 const COLDEST: f32 = 1e-4;
@@ -55,6 +55,12 @@ fn pick(logits: &[f32], sampling: &Sampling, place: usize) -> Result<LlamaToken>
         return Ok(likeliest);
     }
     let highest = logits.get(usize::try_from(likeliest.0).unwrap_or(0)).copied().unwrap_or(0.0);
+    if sampling.top_p >= 1.0 && (sampling.top_k == 0 || sampling.top_k as usize >= logits.len()) {
+        let least = if sampling.min_p > 0.0 { highest + sampling.min_p.ln() } else { f32::NEG_INFINITY };
+        let part = draw(sampling.seed, place);
+        let drawn = softmax::draw(logits, highest, least, sampling.temperature, part);
+        return Ok(drawn.and_then(|symbol| i32::try_from(symbol).ok()).map_or(likeliest, LlamaToken));
+    }
     let kept = keep(logits, highest, sampling);
     let weight = |logit: f32| f64::from((logit - highest) / sampling.temperature).exp();
     let sum: f64 = kept.iter().map(|(_, logit)| weight(*logit)).sum();

@@ -158,11 +158,11 @@ async fn what_was_read_before_is_not_read_again_and_changes_nothing() {
 
 /// A Scheduler whose passes may all be cut short.
 #[derive(Clone, Debug)]
-struct Interruptible;
+struct Yielding;
 
-impl Scheduler for Interruptible {
+impl Scheduler for Yielding {
     fn capabilities(&self) -> SchedulerCapabilities {
-        SchedulerCapabilities { plugin: "interruptible", classes: false, preemption: true, concurrency: 9, queue: 0 }
+        SchedulerCapabilities { plugin: "yielding", classes: false, preemption: true, concurrency: 9, queue: 0 }
     }
 
     fn load(&self) -> Load {
@@ -173,7 +173,7 @@ impl Scheduler for Interruptible {
         let urgent = step.sequences.iter().map(|sequence| sequence.class).min();
         let mut first = step.clone();
         first.sequences.retain(|sequence| Some(sequence.class) == urgent);
-        Plan { interruptible: true, ..Plan::in_order(&first) }
+        Plan { yields_to: Some(Class::P1), ..Plan::in_order(&first) }
     }
 
     async fn admit(&self, cx: &Context, _: Work) -> Result<Permit> {
@@ -184,7 +184,7 @@ impl Scheduler for Interruptible {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_urgent_request_cuts_a_pass_short_and_nothing_is_lost() {
     let long: String = (0..220).map(|n| format!("{} ", n % 10)).collect();
-    let llama = open(4).context_length(1024).scheduler(AnyScheduler::new(Interruptible)).open().unwrap();
+    let llama = open(4).context_length(1024).scheduler(AnyScheduler::new(Yielding)).open().unwrap();
     // How long the prompt takes to be read when nobody comes in between.
     let whole = answer(&llama, Generate::text(&long).max_tokens(8)).await;
     let mut fastest = Duration::MAX;

@@ -7,6 +7,7 @@
 //! - While a P0 reads its prompt, less urgent sequences join only if the pass becomes hardly longer: a row costs the same in the
 //!   next pass, and the person who waits for the first token does not have to pay for it.
 //! - While a P0 answers, the others join as far as the bound leaves room: eight rows in one pass cost far less than eight passes.
+//!   Such a pass gives way to the next P0 that comes, like one without any.
 //! - Without a P0, everybody joins, and prompts fill the batch. They fill it slowly after a P0 was there: a pass may take as long as
 //!   none has been seen, so that a pass which is cut short was at most half of the time since.
 
@@ -26,6 +27,8 @@ const SHARED: f64 = 1.04;
 const READING: f64 = 10.0;
 /// What prompts get of a pass, as a part of its bound, however much the answers take.
 const PROMPTS: f64 = 0.25;
+/// So much of a P0's prompt may be left over when the rest of it is read at once: a pass for a few tokens costs more than they do.
+const REST: f64 = 0.25;
 
 /// Plans passes: what was learnt of them, and when a P0 was live last.
 #[derive(Debug)]
@@ -125,7 +128,11 @@ impl Pass<'_> {
 
     /// Reads as much of a prompt as `limit` allows, and at least so many tokens.
     fn read(&mut self, row: &mut Row<'_>, limit: f64, least: usize) {
-        let room = self.rates.room(self.rows, row.view.cached, limit).max(least);
+        let mut room = self.rates.room(self.rows, row.view.cached, limit).max(least);
+        let rest = row.view.prompt_left.saturating_sub(room);
+        if row.view.class == Class::P0 && rest as f64 <= room as f64 * REST {
+            room += rest;
+        }
         let tokens = room.min(row.view.prompt_left).min(self.left);
         if tokens > 0 {
             self.rows.prefill += tokens;
@@ -163,9 +170,24 @@ pub(crate) fn plan(step: &Step, rates: &Rates, rules: &Rules) -> Plan {
         row.tokens = 1;
         pass.left = step.batch - 1;
     }
-    // Nor is a pass cut short that advances one who was promoted: persons who come all the time would undo it each time.
-    let interruptible = !rows.iter().any(|row| row.advances() && row.urgency == Class::P0);
-    Plan { advance: advances(&mut pass, &rows, limit), threads, interruptible }
+    let yields_to = yields_to(&rows);
+    Plan { advance: advances(&mut pass, &rows, limit), threads, yields_to }
+}
+
+/// For whom the pass may be cut short: for who is more urgent than all that advance, and for a P0 when others joined the answers
+/// of P0s. The one that comes has a prompt, and nobody joins the pass that reads it: so no two passes in a row are lost to those
+/// who answer.
+///
+/// A pass that advances one who was promoted is not cut short: persons who come all the time would undo it each time.
+fn yields_to(rows: &[Row<'_>]) -> Option<Class> {
+    let advancing = || rows.iter().filter(|row| row.advances());
+    let reads = rows.iter().any(|row| row.view.class == Class::P0 && !row.decodes());
+    match advancing().map(|row| row.urgency).min()? {
+        Class::P0 if advancing().any(|row| row.promoted) || reads => None,
+        Class::P0 => advancing().any(|row| row.urgency > Class::P0).then_some(Class::P0),
+        Class::P1 => Some(Class::P0),
+        Class::P2 => Some(Class::P1),
+    }
 }
 
 /// Who is promoted: one at a time, so that those who stood still together do not lengthen the same passes, and until it ends or
@@ -368,7 +390,7 @@ mod tests {
         let sequences: Vec<_> = [view(1, Class::P0, 32)].into_iter().chain(batch_jobs(8)).collect();
         let alone = plan(&step(sequences.clone(), 9), &rates(CPU), &rules(Some(0.0)));
         assert_eq!(planned(&alone), [(1, 32)]);
-        assert!(!alone.interruptible);
+        assert_eq!(alone.yields_to, None);
         let shared = plan(&step(sequences, 9), &rates(GPU), &rules(Some(0.0)));
         assert_eq!(shared.advance.len(), 9, "where rows cost nothing, all advance: {shared:?}");
     }
@@ -380,6 +402,7 @@ mod tests {
         // 13 + 8·4.5 = 49 ms: the person, and the seven that waited longest.
         let ids: Vec<_> = plan.advance.iter().map(|advance| advance.id).collect();
         assert_eq!(ids, [1, 111, 110, 109, 108, 107, 106, 105]);
+        assert_eq!(plan.yields_to, Some(Class::P0), "the next person does not wait for the seven");
     }
 
     #[test]
@@ -389,6 +412,8 @@ mod tests {
         assert!(std::matches!(&planned(&pieces)[..], [(1, 1), (2, 12..=13)]), "{pieces:?}");
         let alone = plan(&step(both[1..].to_vec(), 2), &rates(CPU), &rules(Some(0.0)));
         assert!(std::matches!(&planned(&alone)[..], [(2, 45..=55)]), "ten times the fixed cost: {alone:?}");
+        let few = plan(&step(vec![view(2, Class::P0, 58)], 2), &rates(CPU), &rules(Some(0.0)));
+        assert_eq!(planned(&few), [(2, 58)], "no pass for the few that would be left");
         // When the answers alone take the bound, a prompt still comes on.
         let many: Vec<_> = (0..20).map(|id| view(id, Class::P0, 0)).chain([view(90, Class::P0, 200)]).collect();
         let full = plan(&step(many, 32), &rates(CPU), &rules(Some(0.0)));
@@ -400,7 +425,7 @@ mod tests {
         let sequences: Vec<_> = batch_jobs(8).chain([view(1, Class::P2, 2000)]).collect();
         let prompt = |quiet| {
             let plan = plan(&step(sequences.clone(), 9), &rates(CPU), &rules(quiet));
-            assert!(plan.interruptible && plan.advance.len() == 9);
+            assert_eq!((plan.yields_to, plan.advance.len()), (Some(Class::P1), 9));
             planned(&plan)[8].1
         };
         assert_eq!(prompt(None), 504);
@@ -561,7 +586,9 @@ mod tests {
                 let idle = sequences.iter().filter(|view| waits(view)).count();
                 prop_assert!(idle <= takers.saturating_sub(free), "{idle} stand still: {plan:?}");
             }
-            prop_assert!(!plan.interruptible || on.iter().all(|(view, _)| view.class != Class::P0));
+            // What is lost when it is cut short is not only the persons' own.
+            let least = on.iter().filter(|(view, _)| !late(view)).map(|(view, _)| view.class).max();
+            prop_assert!(plan.yields_to.is_none_or(|class| least.is_some_and(|least| class < least)), "{plan:?}");
         }
     }
 }

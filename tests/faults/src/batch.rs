@@ -285,12 +285,7 @@ fn replace(served: &Path, model: &Path) -> Result<()> {
     Ok(fs::rename(&next, served)?)
 }
 
-async fn settle(
-    bench: &Bench,
-    batch: &BatchObject,
-    expected: &[Expected],
-    verdict: &mut Verdict,
-) -> Result<()> {
+async fn settle(bench: &Bench, batch: &BatchObject, expected: &[Expected], verdict: &mut Verdict) -> Result<()> {
     bench.seen.one("batches");
     bench.seen.add("resumed", batch.resumed.requests);
     bench.seen.add("resumed_tokens", batch.resumed.tokens);

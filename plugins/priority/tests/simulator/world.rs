@@ -453,6 +453,7 @@ impl<'s, S: Scheduler> Run<'s, S> {
             let own_limit =
                 if answers.0 > 0 { answer + BOUND.max(answer) * 0.25 } else { 10.0 * world.law.prices[0] }.max(BOUND);
             let own = mean(part(&own));
+            let own_limit = if own_reads { own_limit * 1.25 } else { own_limit };
             let limit = if own_reads { own * 1.04 } else { BOUND.max(own * 1.04) };
             self.report.bounded += 1;
             // The plugin knows the machine only from what it saw of it.
@@ -464,7 +465,7 @@ impl<'s, S: Scheduler> Run<'s, S> {
         let took = ((all * noise * stall * SECOND) as Time).max(1);
         let ends = now + took;
         let came = self.live.len();
-        if plan.interruptible && world.law.cuts {
+        if plan.yields_to.is_some() && world.law.cuts {
             // Whoever comes first in the time of the pass decides whether it goes on.
             while let Some(Reverse((next, ..))) = self.coming.peek().copied()
                 && next <= ends
