@@ -1,5 +1,23 @@
 //! Experiment: who sees what, and did it earn more.
 
+pub mod condition;
+pub mod definition;
+pub mod evaluate;
+pub mod hash;
+mod members;
+pub mod payload;
+pub mod result;
+mod run;
+pub mod sticky;
+pub mod url;
+mod value;
+mod version;
+
+pub use definition::Definition;
+pub use evaluate::{Evaluation, Redirect, User};
+pub use payload::Payload;
+pub use result::{ExperimentResult, Exposure, FeatureResult, Source};
+
 use std::{collections::BTreeMap, future::Future};
 
 use serde::{Deserialize, Serialize};
