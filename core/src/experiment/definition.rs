@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::{
     condition::Condition,
     hash::{self, Namespace, Range, Version},
+    payload::object,
     url::UrlPattern,
 };
 use crate::{Error, ErrorKind, Result};
@@ -55,7 +56,7 @@ pub struct Definition {
     #[serde(skip_serializing_if = "Option::is_none")]
     active: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<Status>,
+    status: Option<Box<str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) force: Option<i64>,
     #[serde(skip_serializing_if = "is_false")]
@@ -148,21 +149,13 @@ pub(super) struct Prerequisite {
     pub(super) gate: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Status {
-    Draft,
-    Running,
-    Stopped,
-}
-
 impl Definition {
     /// Reads an experiment.
     ///
     /// # Errors
     /// `InvalidInput` for what is no experiment, and for a condition that nests too deeply.
     pub fn parse(json: &str) -> Result<Self> {
-        let mut definition: Self = serde_json::from_str(json).map_err(|error| {
+        let mut definition: Self = object(json).map_err(|error| {
             Error::new(ErrorKind::InvalidInput, "experiment.parse", "this is no experiment")
                 .caused_by(error)
                 .advise("compare it with the SDK specification's Experiment")
@@ -193,12 +186,12 @@ impl Definition {
 
     /// Runs at all: neither inactive nor a draft.
     pub(super) fn runs(&self) -> bool {
-        self.active != Some(false) && self.status != Some(Status::Draft)
+        self.active != Some(false) && self.status.as_deref() != Some("draft")
     }
 
     /// Over: only those who are forced still see a variation.
     pub(super) fn stopped(&self) -> bool {
-        self.status == Some(Status::Stopped)
+        self.status.as_deref() == Some("stopped")
     }
 
     /// The variation at a place, with other weights than its own if a bandit gave some.

@@ -69,7 +69,7 @@ impl<'a> Evaluation<'a> {
             return Decision::Out;
         }
         let kept = self.kept(definition, known);
-        if kept.is_none() && !self.is_for(definition, known, filtered) {
+        if !matches!(kept, Some(Ok(_))) && !self.is_for(definition, known, filtered) {
             return Decision::Out;
         }
         let Some(place) = definition.identity.place(&definition.key, &known.id) else { return Decision::Out };
