@@ -19,8 +19,9 @@ pub struct Attributes {
     entries: Vec<(Box<str>, Value)>,
 }
 
-/// A name with its hash.
-#[derive(Clone, Debug, PartialEq)]
+/// A name with its hash, so that others are told apart at once.
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(from = "Box<str>", into = "String")]
 pub(super) struct Name {
     hash: u32,
     pub(super) text: Box<str>,
@@ -28,7 +29,25 @@ pub(super) struct Name {
 
 impl Name {
     pub(super) fn new(text: &str) -> Self {
-        Self { hash: hash(text), text: text.into() }
+        Self::from(Box::from(text))
+    }
+}
+
+impl Default for Name {
+    fn default() -> Self {
+        Self::new("")
+    }
+}
+
+impl From<Box<str>> for Name {
+    fn from(text: Box<str>) -> Self {
+        Self { hash: hash(&text), text }
+    }
+}
+
+impl From<Name> for String {
+    fn from(name: Name) -> Self {
+        name.text.into()
     }
 }
 

@@ -4,6 +4,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::{
+    attributes::Name,
     condition::Condition,
     hash::{self, Namespace, Range, Version},
     payload::object,
@@ -23,7 +24,7 @@ use crate::{Error, ErrorKind, Result};
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Definition {
-    pub(super) key: Box<str>,
+    pub(super) key: Name,
     pub(super) variations: Vec<Value>,
     #[serde(skip_serializing)]
     contextual_variations: Option<Vec<Value>>,
@@ -168,15 +169,15 @@ impl Definition {
 
     /// Makes it a rule of a feature, which names it if nothing else does. Where and after what it runs is then for the rule to say.
     pub(super) fn belong_to(&mut self, feature: &str) {
-        if self.key.is_empty() {
-            self.key = feature.into();
+        if self.key.text.is_empty() {
+            self.key = Name::new(feature);
         }
         (self.parent_conditions, self.url_patterns, self.active, self.status) = (None, None, None, None);
     }
 
     /// The experiment's name, as facts and sticky documents have it.
     pub fn key(&self) -> &str {
-        &self.key
+        &self.key.text
     }
 
     /// What the variations show, the control first.
