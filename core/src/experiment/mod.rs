@@ -1,5 +1,18 @@
 //! Experiment: who sees what, and did it earn more.
 
+mod event;
+mod exit_offer;
+mod money;
+mod placement;
+mod properties;
+
+pub use event::{
+    ExitOfferTriggered, PaywallEvent, PaywallImpression, PurchaseCompleted, PurchaseInitiated, SubscriptionRenewed,
+};
+pub use exit_offer::{Declined, Eligibility, ExitAction, ExitInput, ExitOffer, ExitOfferSettings, Platform, Trigger};
+pub use money::Currency;
+pub use placement::PlacementValue;
+
 use std::{collections::BTreeMap, future::Future};
 
 use serde::{Deserialize, Serialize};
