@@ -1,6 +1,7 @@
 //! The events that revenue per user is computed from.
 
 use serde::{Deserialize, Serialize, Serializer};
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::{
@@ -69,6 +70,22 @@ pub struct PaywallImpression {
     pub shows_nothing: bool,
     /// The device, so that what it did before somebody signed in can be joined to their account.
     pub device: Option<String>,
+}
+
+impl PaywallImpression {
+    /// The fact by which a subject counts in an experiment: an impression with an id that is the same each time.
+    ///
+    /// So one subject is enrolled in one version of an experiment once, however often, on however many devices and by
+    /// however many racing calls it is assigned. The id is a UUID of version 8 (RFC 9562) from the SHA-256 of the three.
+    pub fn exposure(self, subject: &str, version: u32) -> Fact {
+        let enrolled = (subject, self.experiment.as_deref().unwrap_or_default(), version);
+        // Two texts and a number always serialise; as JSON no two triples read the same.
+        let digest = Sha256::digest(serde_json::to_vec(&enrolled).unwrap_or_default());
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&digest[..16]);
+        let id = uuid::Builder::from_custom_bytes(bytes).into_uuid();
+        PaywallEvent::PaywallImpression(self).to_fact_with_id(id, subject)
+    }
 }
 
 /// The properties of `exit_offer_triggered`.

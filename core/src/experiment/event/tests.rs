@@ -115,6 +115,26 @@ fn who_it_is_about_must_be_sayable() {
 }
 
 #[test]
+fn an_exposure_has_the_same_id_each_time_and_no_other_has_it() {
+    let id = |subject: &str, experiment: &str, version| {
+        let impression = PaywallImpression {
+            placement_id: "main_paywall".into(),
+            experiment: Some(experiment.into()),
+            variant: format!("any {version}"),
+            cohort: "any".into(),
+            ..Default::default()
+        };
+        let fact = impression.exposure(subject, version);
+        assert!(PaywallEvent::check_fact(&fact).is_ok());
+        fact.id
+    };
+    // Phones and servers of different versions agree on it: it must never change. Checked with Python's hashlib.
+    assert_eq!(id("ada", "depth", 0).to_string(), "cccae35e-c5ee-81bd-97db-93ad35da9f24");
+    let ids = [id("ada", "depth", 0), id("ada", "depth", 1), id("ad", "adepth", 0), id("ada\",\"", "depth", 0)];
+    assert_eq!(ids.iter().collect::<std::collections::BTreeSet<_>>().len(), ids.len());
+}
+
+#[test]
 fn other_properties_stay_with_the_fact() {
     let mut properties = complete("paywall_impression");
     properties["screen"] = json!({ "width": 1080 });
