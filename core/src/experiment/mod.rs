@@ -5,6 +5,7 @@ mod exit_offer;
 mod money;
 mod placement;
 mod properties;
+mod request;
 
 pub use event::{
     ExitOfferTriggered, PaywallEvent, PaywallImpression, PurchaseCompleted, PurchaseInitiated, SubscriptionRenewed,
@@ -12,6 +13,7 @@ pub use event::{
 pub use exit_offer::{Declined, Eligibility, ExitAction, ExitInput, ExitOffer, ExitOfferSettings, Platform, Trigger};
 pub use money::Currency;
 pub use placement::PlacementValue;
+pub use request::EventRequest;
 
 use std::{collections::BTreeMap, future::Future};
 
@@ -137,7 +139,7 @@ pub struct Assignment {
     pub placement: String,
     /// The experiment that decided; `None` when none ran.
     pub experiment: Option<String>,
-    /// The variation's name.
+    /// The variation's key; [`Assignment::NO_EXPERIMENT`] when none ran.
     pub variation: String,
     /// What to show; `None` is an explicit "show nothing".
     pub show: Option<serde_json::Value>,
@@ -146,6 +148,9 @@ pub struct Assignment {
 }
 
 impl Assignment {
+    /// What the variation is called where no experiment decided.
+    pub const NO_EXPERIMENT: &'static str = "default";
+
     /// What to show, with its type; `None` is an explicit "show nothing".
     ///
     /// # Errors

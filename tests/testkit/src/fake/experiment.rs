@@ -112,7 +112,7 @@ impl Experiment for MemoryExperiment {
         Ok(Assignment {
             placement: placement.name.clone(),
             experiment: chosen.map(|_| placement.experiment.clone()),
-            variation: chosen.map(|chosen| chosen.name.clone()).unwrap_or_default(),
+            variation: chosen.map_or(Assignment::NO_EXPERIMENT, |chosen| &chosen.name).to_owned(),
             show: chosen.and_then(|chosen| chosen.show.clone()),
             enrolled,
         })
