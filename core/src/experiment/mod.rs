@@ -1,19 +1,35 @@
 //! Experiment: who sees what, and did it earn more.
 
+pub mod condition;
+pub mod definition;
+pub mod evaluate;
 mod event;
 mod exit_offer;
+pub mod hash;
+mod members;
 mod money;
+pub mod payload;
 mod placement;
 mod properties;
 mod request;
+pub mod result;
+mod run;
+pub mod sticky;
+pub mod url;
+mod value;
+mod version;
 
+pub use definition::Definition;
+pub use evaluate::{Evaluation, Redirect, User};
 pub use event::{
     ExitOfferTriggered, PaywallEvent, PaywallImpression, PurchaseCompleted, PurchaseInitiated, SubscriptionRenewed,
 };
 pub use exit_offer::{Declined, Eligibility, ExitAction, ExitInput, ExitOffer, ExitOfferSettings, Platform, Trigger};
 pub use money::Currency;
+pub use payload::Payload;
 pub use placement::PlacementValue;
 pub use request::EventRequest;
+pub use result::{ExperimentResult, Exposure, FeatureResult, Source};
 
 use std::{collections::BTreeMap, future::Future};
 

@@ -27,17 +27,14 @@ impl Experiments {
         let config = self.usable()?;
         let mut user = self.user(request);
         for _ in 0..ATTEMPTS {
-            let documents = documents(cx, &self.parts().store, &config, &user).await?;
-            user.sticky = Some(documents);
-            let found = evaluate_placement(&config, request, &user, cx)?;
+            let mut found = self.evaluated(cx, &config, request, &mut user).await?;
             if request.peek || found.writes.is_empty() {
                 return Ok(found.assignment);
             }
             if self.parts().delivery == Delivery::Outbox {
                 // Looked at again behind the lock: whoever was before may have assigned.
                 let _one = self.parts().assigning.lock().await;
-                user.sticky = Some(self::documents(cx, &self.parts().store, &config, &user).await?);
-                let found = evaluate_placement(&config, request, &user, cx)?;
+                found = self.evaluated(cx, &config, request, &mut user).await?;
                 if found.writes.is_empty() || self.keep(cx, found.writes).await? {
                     return Ok(found.assignment);
                 }
@@ -47,6 +44,14 @@ impl Experiments {
         }
         Err(Error::new(ErrorKind::Busy, OPERATION, "others kept assigning this subject at the same time")
             .with("placement", &request.placement))
+    }
+
+    /// Evaluates the placement with all that is kept by now.
+    async fn evaluated(&self, cx: &Context, config: &Config, request: &Assign, user: &mut User) -> Result<Found> {
+        let kept = Kept::read(cx, &self.parts().store, config, user).await?;
+        user.sticky = Some(kept.documents.clone());
+        cx.check(OPERATION)?;
+        evaluate(config, request, user, &kept)
     }
 
     /// Keeps assignments and exposures in one commit. Whether they hold: if others were first, theirs do.
@@ -98,16 +103,46 @@ impl Writes {
 }
 
 /// All that is kept for what the user is known by.
-async fn documents(cx: &Context, store: &AnyStore, config: &Config, user: &User) -> Result<Documents> {
-    let mut documents = Documents::new();
-    for attribute in config.payload.sticky_attributes() {
-        let Some(value) = user.attributes.get(attribute).and_then(text) else { continue };
-        let mut document = Document::new(attribute, value);
-        let kept = store.assignments(cx, &document.key()).await?;
-        document.assignments.extend(kept.into_iter().map(|kept| (kept.experiment, kept.variation)));
-        documents.insert(document.key(), document);
+struct Kept {
+    documents: Documents,
+    /// The version of each row, by subject and experiment.
+    versions: BTreeMap<(String, String), u32>,
+}
+
+impl Kept {
+    async fn read(cx: &Context, store: &AnyStore, config: &Config, user: &User) -> Result<Self> {
+        let (mut documents, mut versions) = (Documents::new(), BTreeMap::new());
+        for attribute in config.payload.sticky_attributes() {
+            let Some(value) = user.attributes.get(attribute).and_then(text) else { continue };
+            let mut document = Document::new(attribute, value);
+            let subject = document.key();
+            for row in store.assignments(cx, &subject).await? {
+                versions.insert((row.subject, row.experiment.clone()), row.version);
+                document.assignments.insert(row.experiment, row.variation);
+            }
+            documents.insert(subject, document);
+        }
+        Ok(Self { documents, versions })
     }
-    Ok(documents)
+
+    /// What of `documents` is not kept yet.
+    ///
+    /// The bucketing version is part of an experiment's name here, so that all of them stay. A row's own version only goes up
+    /// where the variation it names is gone from the experiment, so that the next one replaces it.
+    fn lacks(&self, documents: Documents) -> Vec<StickyAssignment> {
+        let mut new = Vec::new();
+        for (subject, document) in documents {
+            let before = self.documents.get(&subject);
+            for (experiment, variation) in document.assignments {
+                if before.and_then(|before| before.assignments.get(&experiment)) != Some(&variation) {
+                    let key = (subject.clone(), experiment);
+                    let version = self.versions.get(&key).map_or(0, |version| version.saturating_add(1));
+                    new.push(StickyAssignment { subject: key.0, experiment: key.1, variation, version });
+                }
+            }
+        }
+        new
+    }
 }
 
 /// An id as documents are named by it.
@@ -119,8 +154,7 @@ fn text(value: &Value) -> Option<Cow<'_, str>> {
     }
 }
 
-fn evaluate_placement(config: &Config, request: &Assign, user: &User, cx: &Context) -> Result<Found> {
-    cx.check(OPERATION)?;
+fn evaluate(config: &Config, request: &Assign, user: &User, kept: &Kept) -> Result<Found> {
     let mut evaluation = config.payload.evaluate(user);
     let feature = evaluation.feature(&request.placement);
     let refused = |kind, message: &str| Error::new(kind, OPERATION, message).with("placement", &request.placement);
@@ -136,13 +170,10 @@ fn evaluate_placement(config: &Config, request: &Assign, user: &User, cx: &Conte
         _ => (),
     }
     let outcome = evaluation.finish();
-    let writes = Writes {
-        assignments: new_assignments(outcome.documents, user.sticky.as_ref()),
-        exposures: Vec::new(),
-    };
-    let fresh = |exposure: &&Exposure<'_>| is_fresh(exposure, &writes.assignments);
-    let exposures = outcome.exposures.iter().filter(fresh).map(|exposure| impression(request, exposure)).collect();
-    Ok(Found { assignment: assignment(request, &feature), writes: Writes { exposures, ..writes } })
+    let assignments = kept.lacks(outcome.documents);
+    let fresh = outcome.exposures.iter().filter(|exposure| is_fresh(exposure, &assignments));
+    let exposures = fresh.map(|exposure| impression(request, exposure)).collect();
+    Ok(Found { assignment: assignment(request, &feature), writes: Writes { assignments, exposures } })
 }
 
 /// An exposure that may not have been recorded yet. Whoever was assigned before, and is kept as such, was exposed in that very
@@ -150,25 +181,6 @@ fn evaluate_placement(config: &Config, request: &Assign, user: &User, cx: &Conte
 fn is_fresh(exposure: &Exposure<'_>, new: &[StickyAssignment]) -> bool {
     let key = assignment_key(exposure.experiment.definition.key(), exposure.experiment.definition.bucket_version());
     !exposure.result.sticky_bucket_used || new.iter().any(|assignment| assignment.experiment == key)
-}
-
-fn new_assignments(documents: Documents, before: Option<&Documents>) -> Vec<StickyAssignment> {
-    let nothing = BTreeMap::new();
-    documents
-        .into_iter()
-        .flat_map(|(subject, document)| {
-            let before = before.and_then(|before| before.get(&subject)).map_or(&nothing, |before| &before.assignments);
-            let new = document.assignments.into_iter().filter(|(key, variation)| before.get(key) != Some(variation));
-            let new: Vec<_> = new.collect();
-            new.into_iter().map(move |(experiment, variation)| StickyAssignment {
-                subject: subject.clone(),
-                experiment,
-                variation,
-                // The version is part of the name, so that all of them stay.
-                version: 0,
-            })
-        })
-        .collect()
 }
 
 fn impression(request: &Assign, exposure: &Exposure<'_>) -> Fact {

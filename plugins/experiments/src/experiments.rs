@@ -59,8 +59,12 @@ impl Experiments {
     pub async fn refresh(&self, cx: &Context) -> Result<Refreshed> {
         cx.check("experiments.refresh")?;
         let Some(remote) = &self.0.remote else {
-            return Err(Error::new(ErrorKind::InvalidInput, "experiments.refresh", "no server of configurations was set")
-                .advise("call config(…) on the builder, or give a configuration with load"));
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                "experiments.refresh",
+                "no server of configurations was set",
+            )
+            .advise("call config(…) on the builder, or give a configuration with load"));
         };
         let _one = self.0.refreshing.lock().await;
         self.0.configs.refresh(cx, remote).await

@@ -23,6 +23,7 @@
 mod assign;
 mod builder;
 mod config;
+pub mod decrypt;
 mod delivery;
 mod experiments;
 mod health;

@@ -1,6 +1,10 @@
 //! The last good configuration, in a file that is replaced whole.
 
-use std::{fs, io::Write, path::{Path, PathBuf}};
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+};
 
 use selvedge_core::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
@@ -114,7 +118,12 @@ mod tests {
         let cache = Cache::at(&path);
         cache.write(&cached("the body")).unwrap();
         let whole = fs::read(&path).unwrap();
-        for damaged in [&whole[..whole.len() / 2], b"", &[0; 100], &String::from_utf8_lossy(&whole).replace("body", "BODY").into_bytes()] {
+        for damaged in [
+            &whole[..whole.len() / 2],
+            b"",
+            &[0; 100],
+            &String::from_utf8_lossy(&whole).replace("body", "BODY").into_bytes(),
+        ] {
             fs::write(&path, damaged).unwrap();
             assert_eq!(cache.read().unwrap_err().kind(), ErrorKind::Damaged);
         }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use age::Age;
 pub(crate) use cache::{Cache, Cached};
 pub use refresh::Refreshed;
-pub(crate) use refresh::{Remote, Requested};
+pub(crate) use refresh::Remote;
 pub(crate) use signed::TrustedKeys;
 pub use signed::{public_key, sign};
 
@@ -225,9 +225,10 @@ impl Configs {
 fn newer(holds: Option<Timestamp>, new: Option<Timestamp>) -> Result<()> {
     match (holds, new) {
         (Some(holds), new) if new.is_none_or(|new| new < holds) => {
-            let error = Error::new(ErrorKind::Conflict, OPERATION, "the configuration is older than the one that holds")
-                .with("holds", holds)
-                .advise("sign it anew, or look for a cache between server and app that serves old answers");
+            let error =
+                Error::new(ErrorKind::Conflict, OPERATION, "the configuration is older than the one that holds")
+                    .with("holds", holds)
+                    .advise("sign it anew, or look for a cache between server and app that serves old answers");
             Err(match new {
                 Some(new) => error.with("issued_at", new),
                 None => error,

@@ -28,14 +28,14 @@ pub enum Refreshed {
 }
 
 /// What a request came to.
-pub(crate) enum Requested {
+enum Requested {
     New { body: Bytes, etag: Option<String> },
     Unchanged,
 }
 
 impl Remote {
     /// Asks for what is newer than `etag` (RFC 9110, section 13.1.2).
-    pub(crate) async fn request(&self, cx: &Context, etag: Option<String>) -> Result<Requested> {
+    async fn request(&self, cx: &Context, etag: Option<String>) -> Result<Requested> {
         let mut headers: Vec<(String, String)> = Vec::new();
         let conditional = etag.is_some();
         headers.extend(etag.map(|etag| ("if-none-match".into(), etag)));

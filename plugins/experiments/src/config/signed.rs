@@ -144,7 +144,11 @@ mod tests {
         let new = sign(b"{}", "b", &OTHER, Timestamp(6)).unwrap();
         assert!(both.verify(signed().as_bytes()).is_ok() && both.verify(new.as_bytes()).is_ok());
         assert_eq!(refused(&trusted(&[("b", &OTHER)]), &signed()), ErrorKind::PermissionDenied, "the old one is gone");
-        assert_eq!(refused(&trusted(&[("a", &OTHER)]), &signed()), ErrorKind::PermissionDenied, "another key of its name");
+        assert_eq!(
+            refused(&trusted(&[("a", &OTHER)]), &signed()),
+            ErrorKind::PermissionDenied,
+            "another key of its name"
+        );
     }
 
     #[test]
@@ -155,7 +159,11 @@ mod tests {
             let header = BASE64.encode(header.replace(from, to));
             let text = format!("{header}.{}", BASE64.encode("{}"));
             let signature = SigningKey::from_bytes(&SECRET).sign(text.as_bytes()).to_bytes();
-            assert_eq!(refused(&keys, &format!("{text}.{}", BASE64.encode(signature))), ErrorKind::PermissionDenied, "{to}");
+            assert_eq!(
+                refused(&keys, &format!("{text}.{}", BASE64.encode(signature))),
+                ErrorKind::PermissionDenied,
+                "{to}"
+            );
         }
     }
 
