@@ -20,6 +20,10 @@
 //! # }
 //! ```
 
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/guide/experiments.md")]
+struct Guide;
+
 mod assign;
 mod builder;
 mod config;
