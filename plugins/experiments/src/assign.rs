@@ -16,8 +16,8 @@ use crate::{Delivery, Experiments, config::Config};
 
 const OPERATION: &str = "experiment.assign";
 
-/// How often an assignment is computed anew because another call assigned first. The second time there is nothing left to
-/// assign, unless the configuration changes too.
+/// How often an assignment is computed anew because another call assigned first, or its rows had to be kept before its
+/// exposures. Then there is nothing left to assign.
 const ATTEMPTS: usize = 4;
 
 impl Experiments {
@@ -51,12 +51,12 @@ impl Experiments {
         let kept = Kept::read(cx, &self.parts().store, config, user).await?;
         user.sticky = Some(kept.documents.clone());
         cx.check(OPERATION)?;
-        evaluate(config, request, user, &kept)
+        evaluate(config, request, user, &kept, self.known_by(request))
     }
 
-    /// Keeps assignments and exposures in one commit. Whether they hold: if others were first, theirs do.
+    /// Keeps assignments and exposures in one commit. Whether that was all, and it holds: if others were first, theirs does.
     async fn keep(&self, cx: &Context, writes: Writes) -> Result<bool> {
-        let Writes { assignments, exposures } = writes;
+        let Writes { assignments, exposures, more } = writes;
         let mut commit = assignments.iter().cloned().fold(Commit::new(), Commit::assign);
         for exposure in exposures {
             commit = self.parts().delivery.keep(commit, exposure, cx.trace())?;
@@ -66,7 +66,12 @@ impl Experiments {
             Outcome::Assigned(holds) => Some(holds),
             _ => None,
         });
-        Ok(hold.eq(&assignments))
+        Ok(hold.eq(&assignments) && !more)
+    }
+
+    /// The attribute that says who the subject is.
+    fn known_by(&self, request: &Assign) -> &str {
+        if request.is_anonymous() { &self.parts().device_attribute } else { &self.parts().identified_by }
     }
 
     /// The user as targeting and hashing see it. While nobody has signed in, only the device is known.
@@ -90,10 +95,11 @@ struct Found {
     writes: Writes,
 }
 
-#[derive(Default)]
 struct Writes {
     assignments: Vec<StickyAssignment>,
     exposures: Vec<Fact>,
+    /// More follows once these are kept.
+    more: bool,
 }
 
 impl Writes {
@@ -154,7 +160,7 @@ fn text(value: &Value) -> Option<Cow<'_, str>> {
     }
 }
 
-fn evaluate(config: &Config, request: &Assign, user: &User, kept: &Kept) -> Result<Found> {
+fn evaluate(config: &Config, request: &Assign, user: &User, kept: &Kept, known_by: &str) -> Result<Found> {
     let mut evaluation = config.payload.evaluate(user);
     let feature = evaluation.feature(&request.placement);
     let refused = |kind, message: &str| Error::new(kind, OPERATION, message).with("placement", &request.placement);
@@ -171,16 +177,20 @@ fn evaluate(config: &Config, request: &Assign, user: &User, kept: &Kept) -> Resu
     }
     let outcome = evaluation.finish();
     let assignments = kept.lacks(outcome.documents);
-    let fresh = outcome.exposures.iter().filter(|exposure| is_fresh(exposure, &assignments));
-    let exposures = fresh.map(|exposure| impression(request, exposure)).collect();
-    Ok(Found { assignment: assignment(request, &feature), writes: Writes { assignments, exposures } })
-}
-
-/// An exposure that may not have been recorded yet. Whoever was assigned before, and is kept as such, was exposed in that very
-/// commit.
-fn is_fresh(exposure: &Exposure<'_>, new: &[StickyAssignment]) -> bool {
-    let key = assignment_key(exposure.experiment.definition.key(), exposure.experiment.definition.bucket_version());
-    !exposure.result.sticky_bucket_used || new.iter().any(|assignment| assignment.experiment == key)
+    let mut writes = Writes { assignments, exposures: Vec::new(), more: false };
+    for exposure in &outcome.exposures {
+        let key = assignment_key(exposure.experiment.definition.key(), exposure.experiment.definition.bucket_version());
+        let new = writes.assignments.iter().any(|assignment| assignment.experiment == key);
+        let is_subject = exposure.result.hash_attribute == known_by;
+        if !is_subject && new {
+            // A whole company is assigned. Which variation it has is only certain once the row is kept.
+            writes.more = true;
+        } else if !is_subject || new || !exposure.result.sticky_bucket_used {
+            // Who was assigned before, as a subject, was exposed in that very commit.
+            writes.exposures.push(impression(request, exposure));
+        }
+    }
+    Ok(Found { assignment: assignment(request, &feature), writes })
 }
 
 fn impression(request: &Assign, exposure: &Exposure<'_>) -> Fact {

@@ -227,6 +227,25 @@ async fn a_holdout_is_counted_beside_the_experiment_behind_it() {
 }
 
 #[tokio::test]
+async fn everybody_of_a_company_sees_the_same_and_is_counted() {
+    let bed = Bed::new(Delivery::Outbox);
+    let mut features = page(&["control", "half"], 1);
+    features["page"]["rules"][0]["hashAttribute"] = "company".into();
+    let of_acme = async |features: &Value, subject: &str| {
+        let request = Assign::new(subject, "page").with_attribute("company", "acme");
+        bed.open(features).assign(&bed.cx, request).await.unwrap().variation
+    };
+    assert_eq!(of_acme(&features, "ada").await, "half");
+    features["page"]["rules"][0]["weights"] = json!([1.0, 0.0]);
+    for subject in ["bob", "bob", "ada"] {
+        assert_eq!(of_acme(&features, subject).await, "half");
+    }
+    let counted: Vec<_> = bed.facts().await.into_iter().map(|fact| fact.subject).collect();
+    assert_eq!(counted, ["ada", "bob"]);
+    assert_eq!(bed.intents().await.len(), 2);
+}
+
+#[tokio::test]
 async fn a_subject_that_cannot_be_kept_is_refused() {
     let bed = Bed::new(Delivery::Store);
     let app = bed.open(&page(&["control", "half"], 1));
