@@ -4,12 +4,15 @@
 //! is given all there is to know and changes nothing: it says which experiments the user entered and which sticky documents
 //! are to be kept, and whoever only wants to look leaves both alone.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashMap},
+};
 
 use serde_json::{Map, Value};
 
 use super::{
-    condition::SavedGroups,
+    condition::{Condition, SavedGroups},
     definition::{Definition, Filter, Identity, Prerequisite, Rollout},
     payload::{Kind, Payload, Rule},
     result::{ExperimentResult, Exposure, FeatureResult, Ran, Source},
@@ -64,13 +67,10 @@ impl User {
     pub(super) fn known_by<'a>(&'a self, attribute: &'a str, fallback: Option<&'a str>) -> Known<'a> {
         let known = |attribute: &'a str| {
             let value = self.attributes.get(attribute)?;
-            Some(Known { attribute, value, id: value::id(value)? }).map(|known| (known.id.is_empty(), known))
+            Some(Known { attribute, value, id: value::id(value)? })
         };
         let found = known(attribute).or_else(|| known(fallback?));
-        match found {
-            Some((false, known)) => known,
-            _ => Known { attribute, value: &EMPTY, id: "".into() },
-        }
+        found.unwrap_or(Known { attribute, value: &EMPTY, id: Cow::Borrowed("") })
     }
 }
 
@@ -78,7 +78,7 @@ impl User {
 pub(super) struct Known<'a> {
     pub(super) attribute: &'a str,
     pub(super) value: &'a Value,
-    pub(super) id: std::borrow::Cow<'a, str>,
+    pub(super) id: Cow<'a, str>,
 }
 
 /// Where an address leads that an experiment redirects.
@@ -130,19 +130,20 @@ impl<'a> Evaluation<'a> {
     pub const MAX_CHAIN: usize = 64;
 
     /// What the user sees of a feature.
-    pub fn feature(&mut self, key: &'a str) -> FeatureResult<'a> {
+    pub fn feature(&mut self, key: &str) -> FeatureResult<'a> {
         let of = |value, source| FeatureResult { value, source, rule_id: "", experiment: None };
-        if self.chain.len() >= Self::MAX_CHAIN || self.chain.contains(&key) {
-            return of(&NULL, Source::CyclicPrerequisite);
-        }
-        if !self.user.forced_features.is_empty()
-            && let Some(value) = self.user.forced_features.get(key)
+        let user = self.user;
+        if !user.forced_features.is_empty()
+            && let Some(value) = user.forced_features.get(key)
         {
             return of(value, Source::Override);
         }
         let Some((key, feature)) = self.payload.features.get_key_value(key) else {
             return of(&NULL, Source::UnknownFeature);
         };
+        if self.chain.len() >= Self::MAX_CHAIN || self.chain.contains(&&**key) {
+            return of(&NULL, Source::CyclicPrerequisite);
+        }
         self.chain.push(key);
         let decided = feature.rules.iter().find_map(|rule| self.rule(key, rule));
         self.chain.pop();
@@ -194,9 +195,7 @@ impl<'a> Evaluation<'a> {
         }
         match &rule.kind {
             Kind::Force { value, condition, rollout } => {
-                let meets = |condition: &super::condition::Condition| {
-                    condition.matches(&self.user.attributes, &self.payload.groups)
-                };
+                let meets = |condition: &Condition| condition.matches(&self.user.attributes, &self.payload.groups);
                 let applies = condition.as_ref().is_none_or(meets) && self.is_included(feature, rollout);
                 applies.then(|| of(value, Source::Force))
             }

@@ -116,9 +116,9 @@ impl<'a> Evaluation<'a> {
         if !self.keeps(definition) {
             return None;
         }
-        let identity = &definition.identity;
-        let fallback = identity.fallback_attribute.as_deref().filter(|fallback| *fallback != known.attribute);
-        let fallback = fallback.map(|fallback| self.user.known_by(fallback, None));
+        // Where no fallback is named, it is the attribute that is the first by default.
+        let fallback = definition.identity.fallback_attribute.as_deref().unwrap_or("id");
+        let fallback = (fallback != known.attribute).then(|| self.user.known_by(fallback, None));
         let documents: Vec<&Document> = [Some(known), fallback.as_ref()]
             .into_iter()
             .flatten()

@@ -20,10 +20,6 @@
 //! # }
 //! ```
 
-#[cfg(doctest)]
-#[doc = include_str!("../../../docs/guide/experiments.md")]
-struct Guide;
-
 mod assign;
 mod builder;
 mod config;

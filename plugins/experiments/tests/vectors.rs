@@ -126,7 +126,8 @@ fn check_hash(case: &Value) -> Result<(), String> {
 
 fn check_ranges(case: &Value) -> Result<(), String> {
     let variations = case[1][0].as_u64().unwrap() as usize;
-    let found = hash::ranges(variations, case[1][1].as_f64().unwrap(), numbers(&case[1][2]).as_deref());
+    let weights = numbers(&case[1][2]);
+    let found = hash::ranges(variations, case[1][1].as_f64().unwrap(), weights.as_deref());
     let flat = |ranges: Vec<Range>| ranges.iter().flat_map(|range| [range.start, range.end]).collect::<Vec<f64>>();
     near(&flat(found.collect()), &flat(ranges(&case[2])))
 }

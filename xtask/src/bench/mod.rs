@@ -1,6 +1,7 @@
 //! `cargo xtask bench NAME`: ours and its peers in one run, turn by turn, and the ratio between them.
 
 mod core;
+mod experiment;
 mod ffi;
 mod llama;
 mod llama_cpp;
@@ -22,7 +23,7 @@ use crate::{place, shell};
 /// Which benchmark, and how long.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Bench {
-    /// What to measure: core, ffi, llama, queue, serve or sqlite
+    /// What to measure: core, experiment, ffi, llama, queue, serve or sqlite
     name: String,
     /// Shorten the work, never the peers, and leave docs/figures as it is
     #[arg(long)]
@@ -45,7 +46,8 @@ struct Entry {
 }
 
 /// Every benchmark there is.
-const ENTRIES: [Entry; 6] = [core::ENTRY, ffi::ENTRY, llama::ENTRY, queue::ENTRY, serve::ENTRY, sqlite::ENTRY];
+const ENTRIES: [Entry; 7] =
+    [core::ENTRY, experiment::ENTRY, ffi::ENTRY, llama::ENTRY, queue::ENTRY, serve::ENTRY, sqlite::ENTRY];
 
 /// How much to measure.
 struct Plan {

@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::Command};
 use serde_json::Value;
 
 /// A file of the crate `growthbook-rust`, from where cargo keeps its source.
-pub fn file(path: &str) -> String {
+pub(crate) fn file(path: &str) -> String {
     let text = |command: &mut Command| {
         let output = command.output().expect("cargo runs");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -30,7 +30,7 @@ pub fn file(path: &str) -> String {
 }
 
 /// Equal JSON, where a number is its value.
-pub fn equal(a: &Value, b: &Value) -> bool {
+pub(crate) fn equal(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Number(a), Value::Number(b)) => a.as_f64() == b.as_f64(),
         (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| equal(a, b)),
