@@ -182,12 +182,13 @@ async fn a_variation_that_is_gone_is_replaced_once() {
 }
 
 #[tokio::test]
-async fn who_is_forced_is_not_counted() {
+async fn who_an_experiment_leaves_out_is_not_counted() {
     let bed = Bed::new(Delivery::Store);
-    let mut features = page(&["control", "half"], 0);
-    features["page"]["rules"][0]["force"] = 1.into();
-    let forced = bed.sees(&bed.open(&features), "ada").await;
-    assert_eq!((forced.variation.as_str(), forced.enrolled), ("half", false));
+    let mut features = page(&["control", "half"], 1);
+    features["page"]["rules"][0]["coverage"] = 0.into();
+    let seen = bed.sees(&bed.open(&features), "ada").await;
+    assert_eq!(seen.value().unwrap().unwrap().offering.as_deref(), Some("usual"));
+    assert_eq!((seen.experiment, seen.variation.as_str(), seen.enrolled), (None, Assignment::NO_EXPERIMENT, false));
     assert_eq!(bed.facts().await, []);
 }
 
