@@ -2,6 +2,7 @@
 
 use selvedge_core::{Commit, Error, ErrorKind, Intent, Result, TraceContext, experiment::EventRequest, store::Fact};
 use sha2::{Digest, Sha256};
+use uuid::Uuid;
 
 /// Where facts go once they are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,13 +33,22 @@ impl Delivery {
 
 /// The intent that brings a fact to the server. One fact with one content is one intent, however often it is told; the server
 /// counts a fact once by the fact's own id.
+///
+/// The facts of a subject go out in order: a purchase that arrives before its exposure would count for nothing.
 fn intent(fact: &Fact) -> Result<Intent> {
     let request = EventRequest::of(fact)?;
     let payload = serde_json::to_vec(&request).map_err(|error| {
         Error::new(ErrorKind::InvalidInput, "experiments.track", "the event cannot be written as JSON").caused_by(error)
     })?;
+    let id = digest(&payload);
+    let intent =
+        Intent::new(EventRequest::OPERATION, payload).aggregate(format!("events/{}", digest(fact.subject.as_bytes())));
+    Ok(Intent { id, ..intent })
+}
+
+/// An id that follows from what it stands for: a UUID of version 8 (RFC 9562) from its SHA-256.
+fn digest(bytes: &[u8]) -> Uuid {
     let mut id = [0; 16];
-    id.copy_from_slice(&Sha256::digest(&payload)[..16]);
-    let id = uuid::Builder::from_custom_bytes(id).into_uuid();
-    Ok(Intent { id, ..Intent::new(EventRequest::OPERATION, payload) })
+    id.copy_from_slice(&Sha256::digest(bytes)[..16]);
+    uuid::Builder::from_custom_bytes(id).into_uuid()
 }

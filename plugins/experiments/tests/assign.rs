@@ -120,9 +120,14 @@ async fn a_phone_sends_each_exposure_and_event_by_its_outbox() {
     }
     assert_eq!(bed.facts().await.len(), 2);
     assert_eq!(bed.intents().await.len(), 2);
+    let outbox = bed.store.outbox(&bed.cx, false, None, 10).await.unwrap().items;
+    assert_eq!(outbox[0].event.aggregate, outbox[1].event.aggregate, "the exposure goes first");
+    app.track(&bed.cx, Fact::new("opened", "bob", "{}")).await.unwrap();
+    let outbox = bed.store.outbox(&bed.cx, false, None, 10).await.unwrap().items;
+    assert_ne!(outbox[0].event.aggregate, outbox[2].event.aggregate, "nobody waits for somebody else");
     let wrong = Fact::new("purchase_completed", "ada", "{}");
     assert_eq!(app.track(&bed.cx, wrong).await.unwrap_err().kind(), ErrorKind::InvalidInput);
-    assert_eq!(bed.intents().await.len(), 2, "what is refused is not sent");
+    assert_eq!(bed.intents().await.len(), 3, "what is refused is not sent");
 }
 
 #[tokio::test]
