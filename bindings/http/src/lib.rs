@@ -4,7 +4,7 @@
 //! | item | is for |
 //! | --- | --- |
 //! | [`IdempotencyLayer`] | one effect for one `Idempotency-Key`, around any axum service |
-//! | [`router`] and [`serve`] | the server: OpenAI's API, intents, health, metrics |
+//! | [`router`] and [`serve`] | the server: OpenAI's API, intents, placements and events, health, metrics |
 //! | [`Batches`] | many requests in one file, worked off whenever there is room |
 //! | [`ReqwestTransport`] | sending intents |
 //! | [`HttpSink`] | relaying outbox events to a server |
@@ -30,6 +30,6 @@ pub use batch::{
 pub use idempotency::{IdempotencyLayer, IdempotencyService, Settled, Ticket};
 pub use options::ServerOptions;
 pub use problem::{Problem, status_of};
-pub use server::{Drained, router, serve};
+pub use server::{Drained, ServedConfig, router, serve};
 pub use sink::HttpSink;
 pub use transport::ReqwestTransport;

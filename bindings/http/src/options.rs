@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use selvedge_core::{allowance::Allowance, layers::Metrics, store::Ceiling};
 
-use crate::{ApiKey, BatchOptions};
+use crate::{ApiKey, BatchOptions, ServedConfig};
 
 /// How the server of [`router`](crate::router) behaves. Every field has a default.
 ///
@@ -41,6 +41,8 @@ pub struct ServerOptions {
     pub ceiling: Ceiling,
     /// How batches are taken and worked off. Default: [`BatchOptions::default`].
     pub batch: BatchOptions,
+    /// The configuration of experiments that `GET /v1/config` hands out. Default: none.
+    pub config: Option<ServedConfig>,
     /// What the engine's [`Metrics`] layer counted, for `/metrics`. Default: none.
     pub metrics: Option<Metrics>,
 }
@@ -65,6 +67,7 @@ impl Default for ServerOptions {
             max_tokens: 1_024,
             ceiling: Ceiling::default(),
             batch: BatchOptions::default(),
+            config: None,
             metrics: None,
         }
     }

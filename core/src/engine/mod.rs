@@ -26,7 +26,7 @@ use crate::{
     AnyExperiment, AnyInference, AnyScheduler, AnyStore, Clock, Context, Error, ErrorKind, Experiment, Inference,
     Layer, Result, Store, SystemClock,
     experiment::{Assign, Assignment},
-    store::{Maintain, Maintained},
+    store::{Fact, Maintain, Maintained},
 };
 
 /// The plugins, wrapped in their layers. Cloning shares them.
@@ -142,6 +142,14 @@ impl Engine {
     /// Those of [`Experiment::assign`].
     pub async fn assign(&self, cx: &Context, request: Assign) -> Result<Assignment> {
         self.experiment()?.assign(cx, request).await
+    }
+
+    /// Keeps an event for analysis.
+    ///
+    /// # Errors
+    /// Those of [`Experiment::track`].
+    pub async fn track(&self, cx: &Context, fact: Fact) -> Result<()> {
+        self.experiment()?.track(cx, fact).await
     }
 
     /// One tick of the Store's housekeeping. Run it about once a second on servers, and at each start on phones. It settles

@@ -180,6 +180,11 @@ impl Definition {
         &self.key.text
     }
 
+    /// The bucketing version: in a higher one everybody is assigned anew.
+    pub fn bucket_version(&self) -> u32 {
+        self.bucket_version.unwrap_or(0)
+    }
+
     /// What the variations show, the control first.
     pub fn variations(&self) -> &[Value] {
         &self.variations

@@ -140,6 +140,15 @@ pub trait StoreExt: Store {
         async move { typed(self.read(cx, query).await?, |rows| rows_of!(rows, Assignment)) }
     }
 
+    /// All assignments of a subject, by experiment.
+    ///
+    /// # Errors
+    /// Those of [`Store::read`].
+    fn assignments(&self, cx: &Context, subject: &str) -> impl Future<Output = Result<Vec<StickyAssignment>>> + Send {
+        let query = Query::Assignments { subject: subject.into() };
+        async move { typed(self.read(cx, query).await?, |rows| rows_of!(rows, Assignments)) }
+    }
+
     /// One page of facts.
     ///
     /// # Errors

@@ -50,6 +50,11 @@ pub enum Query {
         /// In what.
         experiment: String,
     },
+    /// All assignments of a subject, by experiment: as many as it takes part in experiments, so there are no pages.
+    Assignments {
+        /// Who.
+        subject: String,
+    },
     /// Facts, by order of recording.
     Facts {
         /// Only of this name.
@@ -136,6 +141,8 @@ pub enum Rows {
     Messages(Page<Message>),
     /// For [`Query::Assignment`].
     Assignment(Option<StickyAssignment>),
+    /// For [`Query::Assignments`].
+    Assignments(Vec<StickyAssignment>),
     /// For [`Query::Facts`].
     Facts(Page<FactView>),
     /// For [`Query::Load`].

@@ -70,6 +70,10 @@ pub(crate) fn read(conn: &Connection, query: Query, now: Timestamp) -> Result<Ro
             let sql = "SELECT * FROM assignment WHERE subject = ?1 AND experiment = ?2";
             Rows::Assignment(all(conn, sql, params![subject, experiment], fact::assignment)?.pop())
         }
+        Query::Assignments { subject } => {
+            let sql = "SELECT * FROM assignment WHERE subject = ?1 ORDER BY experiment";
+            Rows::Assignments(all(conn, sql, [subject], fact::assignment)?)
+        }
         Query::Facts { name, after, limit } => {
             let view = |row: &Row<'_>| Ok((row.get("id")?, fact::view(row)?));
             Rows::Facts(match &name {

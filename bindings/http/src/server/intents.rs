@@ -3,6 +3,7 @@
 use axum::{Extension, body::Bytes, extract::State};
 use selvedge_core::{
     Commit, Context, Error, ErrorKind, Store,
+    experiment::EventRequest,
     idempotency::{Answer, Ticket},
     intent::ReceivedIntent,
     store::NewJob,
@@ -26,6 +27,12 @@ struct Accepted<'a> {
     queue: &'a str,
 }
 
+#[derive(Serialize)]
+struct Tracked {
+    id: uuid::Uuid,
+    status: &'static str,
+}
+
 /// Enqueues the job and settles the key in one commit: either both are true or neither.
 pub(super) async fn accept(
     State(state): State<AppState>,
@@ -34,6 +41,9 @@ pub(super) async fn accept(
     bytes: Bytes,
 ) -> Result<Settled, Problem> {
     let Envelope { operation, payload } = body::json(&bytes)?;
+    if operation == EventRequest::OPERATION {
+        return track(&state, &cx, ticket, &payload).await;
+    }
     let queue = queue_of(&state.options, &operation)?;
     let key = ticket.key.key.clone();
     let received = ReceivedIntent { key: key.clone(), operation, payload };
@@ -42,6 +52,15 @@ pub(super) async fn accept(
     let answer = Answer::json(202, encode(&Accepted { id: &key, status: "queued", queue })?);
     let commit = Commit::new().enqueue([job]).settle(ticket, answer.clone());
     state.engine.store()?.commit(&cx, commit).await?;
+    Ok(Settled(answer))
+}
+
+/// An event of an app's outbox is kept at once, in the commit that settles its key: there is no job to do.
+async fn track(state: &AppState, cx: &Context, ticket: Ticket, payload: &RawValue) -> Result<Settled, Problem> {
+    let fact = body::json::<EventRequest>(payload.get().as_bytes())?.into_fact()?;
+    let answer = Answer::json(200, encode(&Tracked { id: fact.id, status: "recorded" })?);
+    let commit = Commit::new().record(fact).settle(ticket, answer.clone());
+    state.engine.store()?.commit(cx, commit).await?;
     Ok(Settled(answer))
 }
 

@@ -1,9 +1,12 @@
 //! The server: routes, and what happens around every request.
 
+mod config;
+mod events;
 mod health;
 mod intents;
 pub(crate) mod metrics;
 mod observe;
+mod placements;
 mod serve;
 
 use std::{sync::Arc, time::Instant};
@@ -18,6 +21,7 @@ use axum::{
 use http::{StatusCode, Uri};
 use selvedge_core::{Engine, Error, ErrorKind, Timestamp};
 
+pub use config::ServedConfig;
 pub use serve::{Drained, serve};
 
 use crate::{Batches, IdempotencyLayer, Problem, ServerOptions, auth, openai};
@@ -49,6 +53,10 @@ impl std::ops::Deref for AppState {
 /// | `GET /v1/models`, `POST /v1/chat/completions`, `/v1/completions`, `/v1/embeddings` | OpenAI's API, streaming too |
 /// | `/v1/files`, `/v1/batches` | OpenAI's batches: many requests in one file, answers in another; [`Batches::work`] works them off |
 /// | `POST /v1/intents` | takes an intent once, by its `Idempotency-Key`, into a queue |
+/// | `GET /v1/placements/{name}` | what a subject would see: enrols nobody |
+/// | `POST /v1/placements/{name}` | what a subject sees from now on |
+/// | `POST /v1/events` | keeps events for analysis, each once by its id |
+/// | `GET /v1/config` | the signed configuration of experiments, with its `ETag` |
 /// | `GET /health`, `/ready` | alive; ready for work (both need no key) |
 /// | `GET /metrics` | OpenMetrics text for Prometheus |
 ///
@@ -80,7 +88,8 @@ pub fn router(engine: Engine, options: ServerOptions) -> Router {
         let routes = routes.route_layer(middleware::from_fn_with_state(state.clone(), auth::check));
         routes.route_layer(middleware::from_fn_with_state(state.clone(), observe::observe))
     };
-    let own = guarded(Router::new().route("/metrics", get(metrics::scrape)).merge(intents_route(&state)));
+    let own = Router::new().route("/metrics", get(metrics::scrape)).merge(intents_route(&state));
+    let own = guarded(own.merge(experiment_routes()));
     let models = guarded(openai::routes()).layer(middleware::map_response(openai::error::reshape));
     let open = Router::new()
         .route("/health", get(health::health))
@@ -104,6 +113,13 @@ fn intents_route(state: &AppState) -> Router<AppState> {
         .retention(options.retention)
         .body_limit(options.body_limit);
     Router::new().route("/v1/intents", post(intents::accept).layer(once))
+}
+
+fn experiment_routes() -> Router<AppState> {
+    Router::new()
+        .route("/v1/placements/{name}", get(placements::look).post(placements::assign))
+        .route("/v1/events", post(events::track))
+        .route("/v1/config", get(config::read))
 }
 
 async fn unknown(uri: Uri) -> Response {

@@ -1,6 +1,8 @@
 //! The Experiment suite.
 
 mod assign;
+mod exposure;
+mod sticky;
 mod track;
 
 use std::{future::Future, sync::Arc};
@@ -22,6 +24,12 @@ pub struct Placement {
     pub experiment: String,
     /// What subjects see.
     pub variations: Vec<Variation>,
+    /// The experiment's bucketing version: in a higher one everybody is assigned anew.
+    pub version: u32,
+    /// Who was assigned in a lower version than this no longer takes part.
+    pub min_version: u32,
+    /// An account without an assignment takes over its device's.
+    pub by_device: bool,
 }
 
 /// What a share of the subjects sees.
@@ -43,7 +51,18 @@ impl Placement {
             show: Some(serde_json::json!({ "page": name })),
         };
         let variations = variations.iter().map(variation).collect();
-        Self { name: name.into(), experiment: format!("{name} experiment"), variations }
+        let experiment = format!("{name}-experiment");
+        Self { name: name.into(), experiment, variations, version: 0, min_version: 0, by_device: false }
+    }
+
+    /// The same with all weight on the last variation: who is not kept where they are, moves.
+    fn all_on_the_last(&self) -> Self {
+        let mut moved = self.clone();
+        let count = moved.variations.len();
+        for (index, variation) in moved.variations.iter_mut().enumerate() {
+            variation.weight = u32::from(index + 1 == count);
+        }
+        moved
     }
 }
 
@@ -70,7 +89,7 @@ pub trait ExperimentHome: Sized + Send + Sync + 'static {
 
 /// Every rule of the Experiment trait, checked on plugins opened at an `H` of their own each.
 pub fn experiment_suite<H: ExperimentHome>() -> Suite {
-    let cases = [assign::cases(), track::cases()].into_iter().flatten().collect();
+    let cases = [assign::cases(), sticky::cases(), exposure::cases(), track::cases()].into_iter().flatten().collect();
     Suite::new(cases, || async { Ok(Bed { home: Arc::new(H::new()?), cx: Context::new() }) })
 }
 

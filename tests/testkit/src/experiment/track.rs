@@ -10,11 +10,14 @@ cases! {
     a_fact_counts_once: "Tracking a fact again changes nothing, and is no error.",
     facts_that_race_count_once: "However many track one fact at once, it counts once.",
     a_bad_fact_is_refused: "A fact without a name or subject is `InvalidInput`, and nothing is kept.",
+    an_event_without_its_properties_is_refused: "An event of the taxonomy without a property it needs, or with a wrong one, is `InvalidInput` and names both; nothing is kept.",
+    an_event_of_the_app_passes: "A fact of any other name is kept as it is.",
     a_cancelled_or_late_fact_is_refused: "A context that is cancelled or past its deadline is refused, and nothing is kept.",
 }
 
 fn bought(subject: &str) -> Fact {
-    Fact::new("purchase_completed", subject, r#"{"cents":500}"#)
+    let properties = r#"{"product_id":"pro","revenue":500,"currency":"USD","is_trial":false,"discount_pct":0}"#;
+    Fact::new("purchase_completed", subject, properties)
 }
 
 /// The facts of this name; a plugin may keep others beside them.
@@ -65,6 +68,37 @@ async fn a_bad_fact_is_refused(bed: &Bed) -> Checked {
         refused!(plugin.track(&bed.cx, fact).await, InvalidInput);
     }
     same!(bed.home.facts().await?, vec![], "facts that were refused");
+    Ok(())
+}
+
+async fn an_event_without_its_properties_is_refused(bed: &Bed) -> Checked {
+    let plugin = bed.halves().await?;
+    let wrong = [
+        (
+            "purchase_completed",
+            "discount_pct",
+            r#"{"product_id":"pro","revenue":500,"currency":"USD","is_trial":false}"#,
+        ),
+        ("purchase_initiated", "discount_pct", r#"{"product_id":"pro","offer_type":"none","discount_pct":101}"#),
+        ("subscription_renewed", "revenue", r#"{"period":"P1M","revenue":9.99,"currency":"USD"}"#),
+        ("paywall_impression", "cohort", r#"{"placement_id":"page","variant":"control"}"#),
+        ("exit_offer_triggered", "trigger_type", r#"{"trigger_type":"rage","variant":"control"}"#),
+    ];
+    for (event, property, properties) in wrong {
+        let refused = plugin.track(&bed.cx, Fact::new(event, "ada", properties)).await;
+        let said = refused.as_ref().map_err(ToString::to_string).err().unwrap_or_default();
+        anyhow::ensure!(said.contains(event) && said.contains(property), "{event} without {property}: {said:?}");
+        refused!(refused, InvalidInput);
+    }
+    same!(bed.home.facts().await?, vec![], "facts that were refused");
+    Ok(())
+}
+
+async fn an_event_of_the_app_passes(bed: &Bed) -> Checked {
+    let plugin = bed.halves().await?;
+    let fact = Fact::new("workout_finished", "ada", r#"{"minutes":[20,5]}"#);
+    plugin.track(&bed.cx, fact.clone()).await?;
+    same!(bed.home.facts().await?, vec![fact]);
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use selvedge_core::{
     Context, Error, ErrorKind, Experiment, Result,
-    experiment::{Assign, Assignment, ExperimentCapabilities},
+    experiment::{Assign, Assignment, ExperimentCapabilities, PaywallEvent, PaywallImpression},
     idempotency::Fingerprint,
     store::Fact,
 };
@@ -23,9 +23,17 @@ pub struct MemoryExperiment {
 
 #[derive(Debug, Default)]
 struct Kept {
-    /// The variation of a subject in an experiment.
-    assigned: BTreeMap<(String, String), String>,
+    /// The variation of a subject in an experiment's version.
+    assigned: BTreeMap<(String, String, u32), String>,
     facts: Vec<Fact>,
+}
+
+impl Kept {
+    fn record(&mut self, fact: Fact) {
+        if !self.facts.iter().any(|known| known.id == fact.id) {
+            self.facts.push(fact);
+        }
+    }
 }
 
 impl MemoryExperiment {
@@ -74,18 +82,37 @@ impl Experiment for MemoryExperiment {
                 .with("placement", &request.placement));
         };
         let mut kept = self.kept();
-        let who = (request.subject.clone(), placement.experiment.clone());
-        let before = kept.assigned.get(&who);
-        let before = before.and_then(|name| placement.variations.iter().find(|variation| variation.name == *name));
-        let chosen = before.or_else(|| choose(placement, &request.subject));
-        let enrolled = before.is_some() || (chosen.is_some() && !request.peek);
+        let kept_for = |subject: &str, version| {
+            let who = (subject.to_owned(), placement.experiment.clone(), version);
+            let name = kept.assigned.get(&who)?;
+            placement.variations.iter().find(|variation| variation.name == *name)
+        };
+        let device = request.device.as_deref().filter(|_| placement.by_device);
+        let known = |version| {
+            kept_for(&request.subject, version).or_else(|| device.and_then(|device| kept_for(device, version)))
+        };
+        let blocked = (0..placement.min_version).any(|version| known(version).is_some());
+        let before = known(placement.version);
+        let chosen = before.or_else(|| choose(placement, &request.subject)).filter(|_| !blocked);
+        let enrolled = chosen.is_some() && (before.is_some() || !request.peek);
         if let Some(chosen) = chosen.filter(|_| !request.peek) {
+            let who = (request.subject.clone(), placement.experiment.clone(), placement.version);
             kept.assigned.insert(who, chosen.name.clone());
+            let impression = PaywallImpression {
+                placement_id: placement.name.clone(),
+                experiment: Some(placement.experiment.clone()),
+                variant: chosen.name.clone(),
+                cohort: format!("{}:{}", placement.experiment, chosen.name),
+                is_exit_offer: request.exit_offer,
+                shows_nothing: chosen.show.is_none(),
+                device: request.device.clone(),
+            };
+            kept.record(impression.exposure(&request.subject, placement.version));
         }
         Ok(Assignment {
             placement: placement.name.clone(),
             experiment: chosen.map(|_| placement.experiment.clone()),
-            variation: chosen.map(|chosen| chosen.name.clone()).unwrap_or_default(),
+            variation: chosen.map_or(Assignment::NO_EXPERIMENT, |chosen| &chosen.name).to_owned(),
             show: chosen.and_then(|chosen| chosen.show.clone()),
             enrolled,
         })
@@ -93,11 +120,8 @@ impl Experiment for MemoryExperiment {
 
     async fn track(&self, cx: &Context, fact: Fact) -> Result<()> {
         cx.check("experiment.track")?;
-        fact.check()?;
-        let mut kept = self.kept();
-        if !kept.facts.iter().any(|known| known.id == fact.id) {
-            kept.facts.push(fact);
-        }
+        PaywallEvent::check_fact(&fact)?;
+        self.kept().record(fact);
         Ok(())
     }
 }

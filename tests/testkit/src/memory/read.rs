@@ -58,6 +58,10 @@ impl Data {
             Query::Messages { topic, after, limit } => {
                 Rows::Messages(page(self.messages(&topic, after).map(|m| (m.cursor, m.clone())), limit))
             }
+            Query::Assignments { subject } => {
+                let of = self.assignments.values().filter(|kept| kept.subject == subject);
+                Rows::Assignments(of.cloned().collect())
+            }
             Query::Assignment { subject, experiment } => {
                 Rows::Assignment(self.assignments.get(&(subject, experiment)).cloned())
             }
