@@ -1,0 +1,4 @@
+//! Experiments that are judged by revenue per user: who sees what, and did it earn more.
+
+#[cfg(feature = "analysis")]
+pub mod analysis;
