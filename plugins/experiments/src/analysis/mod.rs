@@ -2,15 +2,35 @@
 //!
 //! Decisions go by boundaries that allow for looking often ([`bounds`]); how many users that takes is [`power()`].
 
+pub mod bayes;
 pub mod boundary;
+pub mod cuped;
+pub mod decomposition;
+pub mod guardrail;
+pub mod multiple;
 pub mod normal;
+pub mod novelty;
 pub mod power;
+pub mod ratio;
+pub mod sequence;
 pub mod spending;
+pub mod summary;
+pub mod test;
 
+pub use bayes::{Posterior, Prior};
 pub use boundary::{Boundaries, Looks, bounds, crossing};
-pub use power::{Allocation, Plan, Power, power};
+pub use cuped::{Cuped, Paired};
+pub use decomposition::{Decomposition, Sales, decompose};
+pub use guardrail::{Better, Guarded, Guardrail};
+pub use multiple::Correction;
+pub use novelty::Novelty;
+pub use power::{Allocation, Plan, Power, Variance, power};
+pub use ratio::{SampleRatio, sample_ratio};
 use selvedge_core::{Error, ErrorKind};
+pub use sequence::AlwaysValid;
 pub use spending::Spending;
+pub use summary::{Arm, Moments};
+pub use test::Effect;
 
 /// What is wrong with what was passed in.
 fn invalid(message: impl Into<String>) -> Error {
