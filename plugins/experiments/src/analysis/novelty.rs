@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Effect, Moments, normal, test};
+use super::{Day, Effect, Moments, normal, test};
 
 /// The lift among the users who were first exposed on one day.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -24,17 +24,17 @@ pub struct Novelty {
     pub p: Option<f64>,
 }
 
-/// The lift by day and its trend; days are numbers with a name each, and those of both arms.
-pub fn novelty(days: &[(i64, String, Moments, Moments)], alpha: f64) -> Novelty {
+/// The lift by day and its trend, from the control's and the treated users of each day.
+pub fn novelty(days: &[(Day, Moments, Moments)], alpha: f64) -> Novelty {
     let lifts: Vec<_> =
-        days.iter().map(|(_, _, control, treated)| test::relative(&control.arm(), &treated.arm(), alpha)).collect();
+        days.iter().map(|(_, control, treated)| test::relative(&control.arm(), &treated.arm(), alpha)).collect();
     let points: Vec<_> = days
         .iter()
         .zip(&lifts)
-        .filter_map(|(day, lift)| lift.map(|lift| (day.0 as f64, lift.estimate, lift.standard_error.powi(-2))))
+        .filter_map(|(day, lift)| lift.map(|lift| (day.0.number as f64, lift.estimate, lift.standard_error.powi(-2))))
         .collect();
     let trend = trend(&points);
-    let by_day = days.iter().zip(lifts).map(|(day, lift)| DayLift { day: day.1.clone(), lift }).collect();
+    let by_day = days.iter().zip(lifts).map(|(day, lift)| DayLift { day: day.0.to_string(), lift }).collect();
     Novelty { by_day, slope: trend.map(|trend| trend.0), p: trend.map(|trend| trend.1) }
 }
 
@@ -55,10 +55,10 @@ fn trend(points: &[(f64, f64, f64)]) -> Option<(f64, f64)> {
 mod tests {
     use super::*;
 
-    fn days(lift: impl Fn(i64) -> f64) -> Vec<(i64, String, Moments, Moments)> {
+    fn days(lift: impl Fn(i64) -> f64) -> Vec<(Day, Moments, Moments)> {
         let mut rng = fastrand::Rng::with_seed(3);
         let mut draw = |lift: f64| (0..4_000).map(|_| (1.0 + lift) * 2.0 * rng.f64()).collect::<Moments>();
-        (0..14).map(|day| (day, day.to_string(), draw(0.0), draw(lift(day)))).collect()
+        (0..14).map(|day| (Day::date(day), draw(0.0), draw(lift(day)))).collect()
     }
 
     #[test]
