@@ -121,7 +121,7 @@ fn columns_that_may_be_there_are_used() {
         text += &format!(
             "u{user},{variation},{paid},{},{before},2026-11-{:02},{},{},EUR,{}\n",
             u8::from(paid > 0.0),
-            1 + user % 6,
+            1 + user / 2 % 6,
             if user % 2 == 1 { "50" } else { "" },
             if user % 3 == 0 { "year" } else { "month" },
             5 + user % 3,

@@ -59,24 +59,35 @@ pub fn posterior(effect: &Effect, prior: Option<Prior>, alpha: f64, looks: u32) 
             .with("mean", mean)
             .with("deviation", deviation));
     }
-    let data = effect.standard_error.powi(-2);
-    let (before, center) = prior.map_or((0.0, 0.0), |prior| (prior.deviation.powi(-2), prior.mean));
-    let precision = data + before;
-    let mean = (effect.estimate * data + center * before) / precision;
-    let deviation = precision.sqrt().recip();
-    let reach = normal::quantile_of_tail(alpha / 2.0) * deviation;
+    let (mean, deviation) = update(effect, prior);
+    let (low, high) = credible(effect, prior, alpha);
     let z = mean / deviation;
     let loss_if_kept = mean * normal::cdf(z) + deviation * normal::pdf(z);
     Ok(Posterior {
         mean,
         deviation,
-        low: mean - reach,
-        high: mean + reach,
+        low,
+        high,
         chance_to_win: normal::cdf(z),
         loss_if_shipped: loss_if_kept - mean,
         loss_if_kept,
         peeking: peeking(looks, alpha, effect.standard_error, prior)?,
     })
+}
+
+/// The mean and the standard deviation of the posterior.
+fn update(effect: &Effect, prior: Option<Prior>) -> (f64, f64) {
+    let data = effect.standard_error.powi(-2);
+    let (before, center) = prior.map_or((0.0, 0.0), |prior| (prior.deviation.powi(-2), prior.mean));
+    let precision = data + before;
+    ((effect.estimate * data + center * before) / precision, precision.sqrt().recip())
+}
+
+/// The ends of the credible interval.
+pub fn credible(effect: &Effect, prior: Option<Prior>, alpha: f64) -> (f64, f64) {
+    let (mean, deviation) = update(effect, prior);
+    let reach = normal::quantile_of_tail(alpha / 2.0) * deviation;
+    (mean - reach, mean + reach)
 }
 
 /// How often a rule "stop when the credible interval excludes zero" is wrong, by integration.

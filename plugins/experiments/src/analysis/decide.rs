@@ -7,6 +7,9 @@ use super::{
     report::{Action, Comparison, Decision, Look, Variation},
 };
 
+/// Looks that are closer together are one.
+const LEAST_STEP: f64 = 1e-4;
+
 /// The looks up to now. Several variations share the error, each getting its part (Bonferroni).
 ///
 /// # Errors
@@ -24,11 +27,14 @@ pub(crate) fn looks(
         at.extend(options.looks.iter().map(|&look| (look, vec![None; variations.len() - 1])));
     } else if options.planned_per_arm.is_some() {
         // Days of which nothing can be told yet are no looks.
-        let seen = days.iter().filter(|(_, z)| z.iter().any(Option::is_some));
-        at.extend(seen.map(|(users, z)| (fraction(users, options), z.clone())));
+        for (users, z) in days.iter().filter(|(_, z)| z.iter().any(Option::is_some)) {
+            let fraction = fraction(users, options);
+            // The last day is now. Days that bring no users to one of the arms, or come after the planned end, are no looks.
+            if fraction < now - LEAST_STEP && at.last().is_none_or(|before| fraction > before.0 + LEAST_STEP) {
+                at.push((fraction, z.clone()));
+            }
+        }
     }
-    // The last day is now; days after the planned end are no more looks.
-    at.retain(|(fraction, _)| *fraction < now - 1e-5 || !options.looks.is_empty());
     at.push((now, z_now));
     let comparisons = (variations.len() - 1) as f64;
     let plan = Looks {
