@@ -22,14 +22,14 @@ fn main() {
     let experiments = flag("--experiments").unwrap_or(10_000) as usize;
     let seed = flag("--seed").unwrap_or(1);
     let began = Instant::now();
-    let (mut null, mut powers) = (Vec::new(), Vec::new());
+    let (mut without_effect, mut with_effect) = (Vec::new(), Vec::new());
     for cv in [3.0, 5.0, 8.0] {
         let control = Behaviour::with_cv(cv);
         let users_per_arm = sample_size(cv, LOOKS, Variance::Equal);
         let design = Design { control, treated: control, users_per_arm, looks: LOOKS, experiments, seed };
         let mut row = json!({ "cv": cv, "users_per_arm": users_per_arm, "payers": control.payers });
         merge(&mut row, json!(simulate(&design)));
-        null.push(row);
+        without_effect.push(row);
         // A lift that comes from more payers, or from higher prices, at the users computed for just that; and the
         // textbook's users, which leave the change of the variance out.
         for (by, planned) in [
@@ -42,7 +42,7 @@ fn main() {
             let design = Design { treated: control.lifted(0.10, by), users_per_arm, seed: seed + 1, ..design.clone() };
             let mut row = json!({ "cv": cv, "lift_by": by, "planned_for": planned, "users_per_arm": users_per_arm, "target": 0.8 });
             merge(&mut row, json!(simulate(&design)));
-            powers.push(row);
+            with_effect.push(row);
         }
     }
     // The article's variants: 3.2 % pay $60, or 5.8 % pay $25.
@@ -61,8 +61,8 @@ fn main() {
         "looks": LOOKS,
         "seed": seed,
         "naive_by_integration": naive_expected(LOOKS),
-        "null": null,
-        "power": powers,
+        "without_effect": without_effect,
+        "with_effect": with_effect,
         "article": decision,
         "seconds": began.elapsed().as_secs_f64(),
     });

@@ -85,7 +85,7 @@ fn nothing_is_dropped_in_silence() {
         users(400).replace("converted\n", "converted,country\n").replace(",0\n", ",0,DE\n").replace(",1\n", ",1,FR\n");
     let report = read(&text, &Options::default()).expect("a report");
     assert_eq!(report.users, 400);
-    assert_eq!(report.notes, ["columns not looked at: country"]);
+    assert!(report.notes.contains(&"columns not looked at: country".to_owned()), "{:?}", report.notes);
 }
 
 #[test]

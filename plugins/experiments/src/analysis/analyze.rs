@@ -205,6 +205,9 @@ fn looks_for_people(options: &Options, days: &Days) -> u32 {
 
 fn notes(collector: &Collector<'_>, options: &Options) -> Vec<String> {
     let mut notes = Vec::new();
+    if options.planned_per_arm.is_none() {
+        notes.push("for how many users it was planned is not known: this counts as the only look".into());
+    }
     if collector.refunds > 0 {
         let rule = match options.refunds {
             super::Refunds::Zero => "as nothing",
