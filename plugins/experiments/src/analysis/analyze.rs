@@ -72,7 +72,7 @@ pub fn analyze(mut rows: impl Source, options: &Options) -> Result<Report> {
         comparison: index.checked_sub(1).map(|treated| comparisons[treated].clone()),
     });
     let variations: Vec<_> = variations.collect();
-    let looks = decide::looks(&variations, &days.cumulative_z(), options)?;
+    let looks = decide::looks(&variations, &days.cumulative_z(), &srm, options)?;
     let decision = decide::decide(&variations, &srm, &looks, options);
     let left_out = rows.left_out().into_iter().map(|(what, rows)| LeftOut { what, rows }).collect();
     let notes = notes(&collector, options).into_iter().chain(rows.notes()).collect();

@@ -17,10 +17,12 @@ const LEAST_STEP: f64 = 1e-4;
 pub(crate) fn looks(
     variations: &[Variation],
     days: &[(Vec<u64>, Vec<Option<f64>>)],
+    srm: &SampleRatio,
     options: &Options,
 ) -> Result<Vec<Look>> {
     let users: Vec<_> = variations.iter().map(|variation| variation.n).collect();
-    let now = fraction(&users, options);
+    let fraction = |users: &[u64]| fraction(users, srm, options);
+    let now = fraction(&users).max(LEAST_STEP);
     let z_now = treated(variations).map(|(_, comparison)| comparison.lift.absolute.map(|effect| effect.z)).collect();
     let mut at: Vec<(f64, Vec<Option<f64>>)> = Vec::new();
     if !options.looks.is_empty() {
@@ -28,9 +30,9 @@ pub(crate) fn looks(
     } else if options.planned_per_arm.is_some() {
         // Days of which nothing can be told yet are no looks.
         for (users, z) in days.iter().filter(|(_, z)| z.iter().any(Option::is_some)) {
-            let fraction = fraction(users, options);
+            let fraction = fraction(users);
             // The last day is now. Days that bring no users to one of the arms, or come after the planned end, are no looks.
-            if fraction < now - LEAST_STEP && at.last().is_none_or(|before| fraction > before.0 + LEAST_STEP) {
+            if fraction < now - LEAST_STEP && fraction > at.last().map_or(0.0, |before| before.0) + LEAST_STEP {
                 at.push((fraction, z.clone()));
             }
         }
@@ -47,10 +49,12 @@ pub(crate) fn looks(
     Ok(at.into_iter().zip(z).map(|((fraction, z), boundary)| Look { fraction, boundary, z }).collect())
 }
 
-/// The share of the planned users who are in, of the arm that has the fewest.
-fn fraction(users: &[u64], options: &Options) -> f64 {
-    let fewest = users.iter().min().copied().unwrap_or(0);
-    options.planned_per_arm.map_or(1.0, |planned| (fewest as f64 / planned as f64).min(1.0))
+/// The share of the planned users who are in, of the arm that is farthest behind.
+fn fraction(users: &[u64], srm: &SampleRatio, options: &Options) -> f64 {
+    let Some(planned) = options.planned_per_arm else { return 1.0 };
+    let of_control = |expected: f64| planned as f64 * expected / srm.expected[0];
+    let shares = users.iter().zip(&srm.expected).map(|(&users, &expected)| users as f64 / of_control(expected));
+    shares.fold(1.0, f64::min)
 }
 
 fn treated(variations: &[Variation]) -> impl Iterator<Item = (&Variation, &Comparison)> {

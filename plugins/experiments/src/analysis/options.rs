@@ -31,7 +31,8 @@ pub struct Options {
     pub alpha: f64,
     /// How it is spent over the looks.
     pub spending: Spending,
-    /// The users of each arm that the experiment was planned for. Without it, this counts as the only look.
+    /// The users of the control that the experiment was planned for, those of the others by their weights. Without it, this
+    /// counts as the only look.
     pub planned_per_arm: Option<u64>,
     /// The fractions at which it was looked before. Without them, each day in the data counts as a look.
     pub looks: Vec<f64>,
