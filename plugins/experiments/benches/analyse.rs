@@ -2,6 +2,7 @@
 //! with `--python` those of gbstats on the same file.
 //!
 //! `cargo bench -p selvedge-experiments --features parquet --bench analyse -- [--users N] [--folder DIR] [--python PATH]`
+#![allow(clippy::expect_used, reason = "A benchmark that cannot go on has nothing to say.")]
 
 use std::{
     fs::File,

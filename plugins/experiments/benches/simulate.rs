@@ -1,6 +1,7 @@
 //! Ten thousand experiments without an effect, and as many with one, looked at daily: prints one JSON object.
 //!
 //! `cargo bench -p selvedge-experiments --features analysis --bench simulate [-- --experiments N] [--seed S]`
+#![allow(clippy::expect_used, reason = "A benchmark that cannot go on has nothing to say.")]
 
 mod simulation;
 

@@ -1,5 +1,6 @@
 //! Files of users: what is read, and what is refused, by line and column.
 #![cfg(feature = "analysis")]
+#![allow(clippy::expect_used, reason = "A test may panic, and so may what it is made of.")]
 
 use selvedge_core::{Error, Result};
 use selvedge_experiments::analysis::{

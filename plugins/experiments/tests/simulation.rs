@@ -1,6 +1,7 @@
 //! A short run of the simulation that the figures come from: the rule that everybody uses must fail in it, and the
 //! boundaries must hold.
 #![cfg(feature = "analysis")]
+#![allow(clippy::expect_used, reason = "A test may panic, and so may what it is made of.")]
 
 #[path = "../benches/simulation/mod.rs"]
 mod simulation;

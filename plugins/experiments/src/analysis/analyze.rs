@@ -17,7 +17,7 @@ use super::{
 
 /// Analyses an experiment from one row for each user.
 ///
-/// Rows stream: what is kept is a few sums for each variation and day, and 20 bytes for each user, to find users who are
+/// Rows stream: what is kept is a few sums for each variation and day, and 16 bytes for each user, to find users who are
 /// there twice. Capping keeps 8 bytes more for each user who paid.
 ///
 /// ```
@@ -47,6 +47,7 @@ pub fn analyze(mut rows: impl Source, options: &Options) -> Result<Report> {
     options.check()?;
     let mut collector = Collector::new(options);
     rows.each(&mut |row| collector.take(row))?;
+    collector.once()?;
     let order = control_first(&collector, options)?;
     let names: Vec<_> = order.iter().map(|&variation| collector.name(variation).to_owned()).collect();
     let cells: Vec<_> = order.iter().map(|&variation| &collector.cells[variation]).collect();
