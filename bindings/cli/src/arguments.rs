@@ -5,6 +5,8 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+pub(crate) use crate::commands::experiment::arguments::Experiment;
+
 /// One engine for an app and its backend: durable jobs, idempotent intents and language models.
 #[derive(Debug, Parser)]
 #[command(name = "selvedge", version, max_term_width = 100, arg_required_else_help = true)]
@@ -34,6 +36,8 @@ pub(crate) enum Command {
     Doctor(Doctor),
     /// Computes what something costs
     Cost(Cost),
+    /// Plans experiments on revenue per user, and tells what came of them
+    Experiment(Experiment),
     /// Prints the default configuration, every key documented
     Config,
     /// Prints completions for a shell

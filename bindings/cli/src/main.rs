@@ -47,6 +47,11 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             log(&config.log);
             commands::serve::run(config, path, options)?;
         }
+        Command::Experiment(options) => {
+            log(&config::Log { level: "error".into(), format: config::LogFormat::Text });
+            let config = || config::load(arguments.config.as_deref()).map(|(config, _)| config);
+            return commands::experiment::run(config, options);
+        }
         Command::Batch(options) => {
             let (config, _) = config::load(arguments.config.as_deref())?;
             log(&config::Log { level: "error".into(), format: config::LogFormat::Text });

@@ -33,6 +33,9 @@ use std::{sync::Arc, time::Duration};
 
 pub use selvedge_core::*;
 
+#[cfg(feature = "experiments")]
+#[doc(inline)]
+pub use selvedge_experiments as experiments;
 #[cfg(feature = "llama")]
 #[doc(inline)]
 pub use selvedge_llama as llama;

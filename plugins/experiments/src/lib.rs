@@ -19,7 +19,11 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! The feature `analysis` adds the statistics by which an experiment is judged.
 
+#[cfg(feature = "analysis")]
+pub mod analysis;
 mod assign;
 mod builder;
 mod config;

@@ -3,6 +3,7 @@
 pub(crate) mod batch;
 pub(crate) mod cost;
 pub(crate) mod doctor;
+pub(crate) mod experiment;
 pub(crate) mod generate;
 pub(crate) mod jobs;
 pub(crate) mod model;

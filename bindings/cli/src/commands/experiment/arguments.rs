@@ -1,0 +1,363 @@
+//! The command line of `selvedge experiment`.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use clap::{Args, Subcommand, ValueEnum};
+use selvedge::{
+    Error, ErrorKind, Result,
+    experiments::analysis::{self, Better, Correction, Guardrail, Options, Prior, Refunds, Spending, Variance},
+};
+
+#[derive(Debug, Args)]
+pub(crate) struct Experiment {
+    #[command(subcommand)]
+    pub(crate) command: ExperimentCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ExperimentCommand {
+    /// Computes what |z| must reach at each look, so that looking often does not lead astray
+    Bounds(Bounds),
+    /// Computes how many users it takes to find a lift
+    Power(Power),
+    /// Analyses a file with one line for each user
+    Analyze(Analyze),
+    /// Analyses an experiment from the facts in the Store
+    Report(Report),
+    /// Checks whether an experiment's data can be trusted; exits with 1 if they cannot
+    Check(Check),
+    /// Writes the users of an experiment in the Store to a file
+    Export(Export),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Bounds {
+    /// The share of the planned users at each look, rising
+    #[arg(long, value_name = "T,…", value_delimiter = ',', required = true)]
+    pub(crate) looks: Vec<f64>,
+    #[command(flatten)]
+    pub(crate) error: Allowed,
+    /// 2, or 1 where only a better variation counts
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=2))]
+    pub(crate) sides: u8,
+    /// Prints one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// How much error is allowed, and when.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Allowed {
+    /// How the error is spent over the looks
+    #[arg(long, value_enum, default_value_t = SpendingName::ObrienFleming)]
+    pub(crate) spending: SpendingName,
+    /// The error allowed: how many experiments without an effect may seem to have one
+    #[arg(long, value_name = "P", default_value_t = 0.05)]
+    pub(crate) alpha: f64,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum SpendingName {
+    /// Very little early, nearly all of it at the end
+    ObrienFleming,
+    /// About the same at every look
+    Pocock,
+}
+
+impl From<SpendingName> for Spending {
+    fn from(name: SpendingName) -> Self {
+        match name {
+            SpendingName::ObrienFleming => Self::ObrienFleming,
+            SpendingName::Pocock => Self::Pocock,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Power {
+    /// What is to be found out
+    #[arg(long, value_enum, default_value_t = Metric::Revenue)]
+    pub(crate) metric: Metric,
+    /// The standard deviation of revenue per user over its mean, non-payers too; or give --payers
+    #[arg(long, value_name = "CV", conflicts_with = "payers")]
+    pub(crate) cv: Option<f64>,
+    /// The share of users who pay, instead of --cv
+    #[arg(long, value_name = "SHARE")]
+    pub(crate) payers: Option<f64>,
+    /// The standard deviation of what payers pay over its mean
+    #[arg(long, value_name = "CV", default_value_t = 0.66)]
+    pub(crate) payer_cv: f64,
+    /// The smallest lift to find, as a fraction: 0.1 for 10 %
+    #[arg(long, value_name = "LIFT", allow_negative_numbers = true)]
+    pub(crate) lift: f64,
+    /// The probability to find it
+    #[arg(long, value_name = "P", default_value_t = 0.8)]
+    pub(crate) power: f64,
+    #[command(flatten)]
+    pub(crate) error: Allowed,
+    /// 2, or 1 where only a better variation counts
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=2))]
+    pub(crate) sides: u8,
+    /// How often it is looked, at equal steps; or the shares of users at which it is
+    #[arg(long, value_name = "N|T,…", default_value = "1")]
+    pub(crate) looks: String,
+    /// Users of the treated arm for each of the control
+    #[arg(long, value_name = "RATIO", default_value_t = 1.0)]
+    pub(crate) allocation: f64,
+    /// What the lift does to the variance: nothing, or what more payers or higher prices do
+    #[arg(long, value_enum, default_value_t = VarianceName::Equal)]
+    pub(crate) variance: VarianceName,
+    /// Prints one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Metric {
+    /// Revenue per exposed user
+    Revenue,
+    /// The share of users who buy, with --payers
+    Conversion,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum VarianceName {
+    /// Nothing, as in textbooks
+    Equal,
+    /// More users pay
+    Volume,
+    /// The same users pay more
+    Price,
+}
+
+impl From<VarianceName> for Variance {
+    fn from(name: VarianceName) -> Self {
+        match name {
+            VarianceName::Equal => Self::Equal,
+            VarianceName::Volume => Self::Volume,
+            VarianceName::Price => Self::Price,
+        }
+    }
+}
+
+/// How an experiment is analysed.
+#[derive(Debug, Args)]
+pub(crate) struct How {
+    /// The variation that the others are compared with [default: `control`, else the first by name]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) control: Option<String>,
+    /// The share of users that a variation was to have, for each of them [default: equal]
+    #[arg(long = "weight", value_name = "NAME=SHARE", value_parser = weight)]
+    pub(crate) weights: Vec<(String, f64)>,
+    #[command(flatten)]
+    pub(crate) error: Allowed,
+    /// Users of each arm that were planned [default: this is the only look]
+    #[arg(long, value_name = "N")]
+    pub(crate) planned: Option<u64>,
+    /// The shares of the planned users at which it was looked before [default: each day in the data]
+    #[arg(long, value_name = "T,…", value_delimiter = ',', requires = "planned")]
+    pub(crate) looks: Vec<f64>,
+    /// How p-values of several variations are corrected
+    #[arg(long, value_enum, default_value_t = CorrectionName::Holm)]
+    pub(crate) correction: CorrectionName,
+    /// The standard deviation of the relative lift that is expected beforehand, around 0 [default: a flat prior]
+    #[arg(long, value_name = "SD")]
+    pub(crate) prior: Option<f64>,
+    /// Caps what one user paid at this quantile of those who paid, and reports that too: 0.999
+    #[arg(long, value_name = "Q")]
+    pub(crate) winsorise: Option<f64>,
+    /// What negative revenue is
+    #[arg(long, value_enum, default_value_t = RefundsName::Refuse)]
+    pub(crate) refunds: RefundsName,
+    /// A column that may get worse by a margin at most, and which way is better: sessions:0.02:higher
+    #[arg(long = "guardrail", value_name = "COLUMN:MARGIN:WAY", value_parser = guardrail)]
+    pub(crate) guardrails: Vec<Guardrail>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum CorrectionName {
+    /// Keeps the chance of any false finding
+    Holm,
+    /// Keeps the share of false ones among the findings
+    BenjaminiHochberg,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum RefundsName {
+    /// An error
+    Refuse,
+    /// It counts as it is
+    Net,
+    /// It counts as nothing
+    Zero,
+}
+
+impl From<RefundsName> for Refunds {
+    fn from(name: RefundsName) -> Self {
+        match name {
+            RefundsName::Refuse => Self::Refuse,
+            RefundsName::Net => Self::Net,
+            RefundsName::Zero => Self::Zero,
+        }
+    }
+}
+
+impl How {
+    pub(crate) fn options(self) -> Result<Options> {
+        let mut weights = BTreeMap::new();
+        for (name, weight) in self.weights {
+            if weights.insert(name.clone(), weight).is_some() {
+                return Err(invalid("a variation has two weights").with("variation", name));
+            }
+        }
+        Ok(Options {
+            control: self.control,
+            weights,
+            alpha: self.error.alpha,
+            spending: self.error.spending.into(),
+            planned_per_arm: self.planned,
+            looks: self.looks,
+            correction: match self.correction {
+                CorrectionName::Holm => Correction::Holm,
+                CorrectionName::BenjaminiHochberg => Correction::BenjaminiHochberg,
+            },
+            prior: self.prior.map(|deviation| Prior { mean: 0.0, deviation }),
+            winsorise: self.winsorise,
+            refunds: self.refunds.into(),
+            guardrails: self.guardrails,
+            ..Options::default()
+        })
+    }
+}
+
+/// What is printed.
+#[derive(Debug, Args)]
+pub(crate) struct Shown {
+    /// Writes one page of HTML with plots to a file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+    /// Prints one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Analyze {
+    /// CSV or Parquet with user_id, variation, revenue, converted and more if wanted; `-` is CSV on stdin
+    #[arg(long, value_name = "FILE")]
+    pub(crate) input: PathBuf,
+    #[command(flatten)]
+    pub(crate) how: How,
+    #[command(flatten)]
+    pub(crate) shown: Shown,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Report {
+    /// The experiment's key
+    pub(crate) experiment: String,
+    /// The Store: postgres://…, sqlite:FILE or a file's path
+    #[arg(long, visible_alias = "db", value_name = "URL|FILE")]
+    pub(crate) store: Option<String>,
+    #[command(flatten)]
+    pub(crate) how: How,
+    #[command(flatten)]
+    pub(crate) shown: Shown,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).args(["experiment", "input"]))]
+pub(crate) struct Check {
+    /// The experiment's key
+    pub(crate) experiment: Option<String>,
+    /// A file instead: CSV or Parquet; `-` is CSV on stdin
+    #[arg(long, value_name = "FILE")]
+    pub(crate) input: Option<PathBuf>,
+    /// The Store: postgres://…, sqlite:FILE or a file's path
+    #[arg(long, visible_alias = "db", value_name = "URL|FILE", conflicts_with = "input")]
+    pub(crate) store: Option<String>,
+    #[command(flatten)]
+    pub(crate) how: How,
+    /// Prints one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    /// The experiment's key
+    pub(crate) experiment: String,
+    /// Where to write: CSV, or Parquet by its ending; `-` is CSV on stdout
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    pub(crate) output: PathBuf,
+    /// The Store: postgres://…, sqlite:FILE or a file's path
+    #[arg(long, visible_alias = "db", value_name = "URL|FILE")]
+    pub(crate) store: Option<String>,
+    /// What negative revenue is
+    #[arg(long, value_enum, default_value_t = RefundsName::Refuse)]
+    pub(crate) refunds: RefundsName,
+}
+
+fn weight(text: &str) -> Result<(String, f64), String> {
+    let parts = text.rsplit_once('=').and_then(|(name, share)| Some((name.to_owned(), share.parse().ok()?)));
+    parts.ok_or_else(|| "write NAME=SHARE, as in control=0.5".into())
+}
+
+fn guardrail(text: &str) -> Result<Guardrail, String> {
+    let mut parts = text.rsplitn(3, ':');
+    let (way, margin, column) = (parts.next(), parts.next(), parts.next());
+    let better = match way {
+        Some("higher") => Some(Better::Higher),
+        Some("lower") => Some(Better::Lower),
+        _ => None,
+    };
+    let margin = margin.and_then(|margin| margin.parse().ok());
+    match (column.filter(|column| !column.is_empty()), margin, better) {
+        (Some(column), Some(margin), Some(better)) => Ok(Guardrail { column: column.into(), margin, better }),
+        _ => Err("write COLUMN:MARGIN:WAY, as in sessions:0.02:higher or refunds:0.05:lower".into()),
+    }
+}
+
+/// The looks that are meant: a count, or fractions.
+pub(crate) fn looks(text: &str) -> Result<Vec<f64>> {
+    let meant = || {
+        invalid("looks are a count, or fractions").with("looks", text).advise("write 5, or 0.2,0.4,0.6,0.8,1")
+    };
+    if let Ok(count) = text.parse::<u32>() {
+        if !(1..=10_000).contains(&count) {
+            return Err(meant());
+        }
+        return Ok(analysis::Looks::equal(count).fractions);
+    }
+    text.split(',').map(|fraction| fraction.trim().parse().map_err(|_| meant())).collect()
+}
+
+fn invalid(message: &str) -> Error {
+    Error::new(ErrorKind::InvalidInput, "cli.experiment", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_are_a_count_or_fractions() {
+        assert_eq!(looks("1").expect("one"), [1.0]);
+        assert_eq!(looks("4").expect("four"), [0.25, 0.5, 0.75, 1.0]);
+        assert_eq!(looks("0.5, 1").expect("two"), [0.5, 1.0]);
+        for wrong in ["0", "", "a", "0.5;1"] {
+            assert!(looks(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn weights_and_guardrails_are_read() {
+        assert_eq!(weight("a=b=0.5"), Ok(("a=b".into(), 0.5)));
+        assert!(weight("a").is_err());
+        let found = guardrail("refunds:0.05:lower").expect("a guardrail");
+        assert_eq!((found.column.as_str(), found.margin, found.better), ("refunds", 0.05, Better::Lower));
+        for wrong in ["refunds", "refunds:0.05", ":0.05:lower", "refunds:x:lower", "refunds:0.05:up"] {
+            assert!(guardrail(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! `selvedge experiment`.
+
+mod analyze;
+pub(crate) mod arguments;
+mod plan;
+
+use std::process::ExitCode;
+
+use arguments::{Experiment, ExperimentCommand};
+use selvedge::Result;
+
+use crate::config::Config;
+
+/// Runs the command; `config` is asked for only where a Store is needed.
+pub(crate) fn run(config: impl FnOnce() -> Result<Config>, options: Experiment) -> Result<ExitCode> {
+    match options.command {
+        ExperimentCommand::Bounds(options) => plan::bounds(&options)?,
+        ExperimentCommand::Power(options) => plan::power(&options)?,
+        ExperimentCommand::Analyze(options) => analyze::file(options)?,
+        ExperimentCommand::Report(options) => analyze::report(config()?, options)?,
+        ExperimentCommand::Check(options) => return analyze::check(config, options),
+        ExperimentCommand::Export(options) => analyze::export(config()?, options)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
