@@ -1,4 +1,5 @@
 //! What evaluation promises whatever the payload and whoever the user.
+#![allow(missing_docs, clippy::expect_used, clippy::unwrap_used)]
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -207,7 +208,7 @@ fn fifty_thousand_experiments_load_and_run() {
     let payload = Payload::parse(json.as_bytes()).unwrap();
     assert_eq!((payload.features().len(), payload.problems().len()), (50_001, 0));
     let mut ada = user("user-7");
-    ada.attributes.insert("country".into(), json!("FR"));
+    ada.attributes.insert("country", json!("FR"));
     let mut evaluation = payload.evaluate(&ada);
     let keys: Vec<String> = (0..2_000).map(|n| format!("f{}", n * 25)).collect();
     for key in &keys {

@@ -4,8 +4,10 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use super::{
+    attributes::Name,
     condition::Condition,
     hash::{self, Namespace, Range, Version},
+    payload::object,
     url::UrlPattern,
 };
 use crate::{Error, ErrorKind, Result};
@@ -22,7 +24,7 @@ use crate::{Error, ErrorKind, Result};
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Definition {
-    pub(super) key: Box<str>,
+    pub(super) key: Name,
     pub(super) variations: Vec<Value>,
     #[serde(skip_serializing)]
     contextual_variations: Option<Vec<Value>>,
@@ -55,7 +57,7 @@ pub struct Definition {
     #[serde(skip_serializing_if = "Option::is_none")]
     active: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<Status>,
+    status: Option<Box<str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) force: Option<i64>,
     #[serde(skip_serializing_if = "is_false")]
@@ -148,21 +150,13 @@ pub(super) struct Prerequisite {
     pub(super) gate: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Status {
-    Draft,
-    Running,
-    Stopped,
-}
-
 impl Definition {
     /// Reads an experiment.
     ///
     /// # Errors
     /// `InvalidInput` for what is no experiment, and for a condition that nests too deeply.
     pub fn parse(json: &str) -> Result<Self> {
-        let mut definition: Self = serde_json::from_str(json).map_err(|error| {
+        let mut definition: Self = object(json).map_err(|error| {
             Error::new(ErrorKind::InvalidInput, "experiment.parse", "this is no experiment")
                 .caused_by(error)
                 .advise("compare it with the SDK specification's Experiment")
@@ -175,15 +169,15 @@ impl Definition {
 
     /// Makes it a rule of a feature, which names it if nothing else does. Where and after what it runs is then for the rule to say.
     pub(super) fn belong_to(&mut self, feature: &str) {
-        if self.key.is_empty() {
-            self.key = feature.into();
+        if self.key.text.is_empty() {
+            self.key = Name::new(feature);
         }
         (self.parent_conditions, self.url_patterns, self.active, self.status) = (None, None, None, None);
     }
 
     /// The experiment's name, as facts and sticky documents have it.
     pub fn key(&self) -> &str {
-        &self.key
+        &self.key.text
     }
 
     /// The bucketing version: in a higher one everybody is assigned anew.
@@ -198,12 +192,12 @@ impl Definition {
 
     /// Runs at all: neither inactive nor a draft.
     pub(super) fn runs(&self) -> bool {
-        self.active != Some(false) && self.status != Some(Status::Draft)
+        self.active != Some(false) && self.status.as_deref() != Some("draft")
     }
 
     /// Over: only those who are forced still see a variation.
     pub(super) fn stopped(&self) -> bool {
-        self.status == Some(Status::Stopped)
+        self.status.as_deref() == Some("stopped")
     }
 
     /// The variation at a place, with other weights than its own if a bandit gave some.

@@ -9,9 +9,10 @@ use std::{
     collections::{BTreeMap, HashMap},
 };
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::{
+    attributes::Attributes,
     condition::{Condition, SavedGroups},
     definition::{Definition, Filter, Identity, Prerequisite, Rollout},
     payload::{Kind, Payload, Rule},
@@ -27,7 +28,7 @@ static EMPTY: Value = Value::String(String::new());
 #[derive(Clone, Debug)]
 pub struct User {
     /// What targeting may look at; ids are among it.
-    pub attributes: Map<String, Value>,
+    pub attributes: Attributes,
     /// The address the user is at.
     pub url: Option<String>,
     /// Variations that are forced, by the experiment's key.
@@ -59,7 +60,7 @@ impl User {
     /// Says which remote saved groups the user is in, in place of what the attributes said.
     #[must_use]
     pub fn in_remote_groups(mut self, ids: impl IntoIterator<Item = String>) -> Self {
-        self.attributes.insert(SavedGroups::REMOTE_IDS.into(), ids.into_iter().collect());
+        self.attributes.insert(SavedGroups::REMOTE_IDS, ids.into_iter().collect());
         self
     }
 

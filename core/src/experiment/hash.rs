@@ -3,7 +3,7 @@
 //! The method is that of the [GrowthBook SDK specification](https://docs.growthbook.io/lib/build-your-own), so every SDK that
 //! follows it puts a subject in the same place.
 
-use std::{fmt, io::Write as _};
+use std::fmt;
 
 /// Which hash a rule asks for; 1 is the oldest, and puts parallel experiments a little in step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,12 +62,13 @@ pub fn bucket(seed: &str, subject: &str, version: Version) -> f64 {
         Version::V2 => {
             let first = Fnv::new().text(seed).text(subject).0;
             // The longest 32-bit number has ten digits.
-            let (mut digits, mut length) = ([0; 10], 10);
-            let mut rest = &mut digits[..];
-            if write!(rest, "{first}").is_ok() {
-                length -= rest.len();
+            let (mut digits, mut from, mut rest) = ([0; 10], 10, first);
+            while rest > 0 || from == 10 {
+                from -= 1;
+                digits[from] = b'0' + (rest % 10) as u8;
+                rest /= 10;
             }
-            let second = digits[..length].iter().fold(Fnv::new(), |hash, &digit| hash.unit(digit.into()));
+            let second = digits[from..].iter().fold(Fnv::new(), |hash, &digit| hash.unit(digit.into()));
             f64::from(second.0 % 10_000) / 10_000.0
         }
     }

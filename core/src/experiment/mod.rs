@@ -1,5 +1,17 @@
 //! Experiment: who sees what, and did it earn more.
+//!
+//! What a feature or experiment means to a user is decided here, by pure functions: a [`Payload`] is evaluated for a [`User`], and
+//! what is to be recorded and kept comes out beside the value. A plugin only says where payloads, documents and facts are.
+//!
+//! | looking for | go to |
+//! | --- | --- |
+//! | where a user falls, and which variation that is | [`hash`] |
+//! | who an experiment is for | [`condition`], [`url`] |
+//! | what is configured | [`payload`], [`definition`] |
+//! | what a user sees, and why | [`evaluate`], [`result`] |
+//! | what a user saw before | [`sticky`] |
 
+mod attributes;
 pub mod condition;
 pub mod definition;
 pub mod evaluate;
@@ -19,6 +31,7 @@ pub mod url;
 mod value;
 mod version;
 
+pub use attributes::Attributes;
 pub use definition::Definition;
 pub use evaluate::{Evaluation, Redirect, User};
 pub use event::{

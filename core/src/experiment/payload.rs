@@ -157,7 +157,8 @@ impl Payload {
                 .with("most", Self::MAX_BYTES)
                 .advise("archive experiments that are over, or move long lists into saved groups"));
         }
-        let json: PayloadJson<'_> = serde_json::from_slice(json).map_err(|error| {
+        let text = std::str::from_utf8(json).map_err(serde::de::Error::custom);
+        let json: PayloadJson<'_> = text.and_then(object).map_err(|error| {
             Error::new(ErrorKind::InvalidInput, "experiment.payload", "this is no payload of features and experiments")
                 .caused_by(error)
                 .advise("check that it is the SDK endpoint's answer, and decrypted if it was encrypted")
@@ -176,8 +177,8 @@ impl Payload {
             }
         }
         for (key, source) in json.saved_groups.into_iter().flatten() {
-            let group = read(source).and_then(|group: Value| payload.groups.insert(&key, &group));
-            if let Err(error) = group {
+            let group = serde_json::from_str(source.get()).map_err(unreadable);
+            if let Err(error) = group.and_then(|group: Value| payload.groups.insert(&key, &group)) {
                 payload.leave_out("saved group", key, error);
             }
         }
@@ -260,9 +261,20 @@ impl Rule {
 
 /// Reads a part of the payload; one that nests too deeply for the reader is an error like any other.
 fn read<'a, T: Deserialize<'a>>(source: &'a RawValue) -> Result<T> {
-    serde_json::from_str(source.get()).map_err(|error| {
-        Error::new(ErrorKind::InvalidInput, "experiment.payload", "this part of the payload cannot be read")
-            .caused_by(error)
-            .advise("compare it with the SDK specification")
-    })
+    object(source.get()).map_err(unreadable)
+}
+
+fn unreadable(error: serde_json::Error) -> Error {
+    Error::new(ErrorKind::InvalidInput, "experiment.payload", "this part of the payload cannot be read")
+        .caused_by(error)
+        .advise("compare it with the SDK specification")
+}
+
+/// Reads an object; a derived reader would take a list of its fields too.
+pub(super) fn object<'a, T: Deserialize<'a>>(json: &'a str) -> serde_json::Result<T> {
+    if json.trim_start().starts_with('{') {
+        serde_json::from_str(json)
+    } else {
+        Err(serde::de::Error::custom("it is no object"))
+    }
 }

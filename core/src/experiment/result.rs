@@ -74,7 +74,7 @@ pub struct Ran<'a> {
     /// Weights that a bandit gave in place of the experiment's.
     pub(super) weights: Option<&'a [f64]>,
     /// The bandit's part in the result.
-    pub(super) bandit: Option<Bandit<'a>>,
+    pub(super) bandit: Option<Box<Bandit<'a>>>,
 }
 
 impl Serialize for Ran<'_> {
@@ -139,7 +139,7 @@ pub struct ExperimentResult<'a> {
     pub passthrough: bool,
     /// The contextual bandit's part.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
-    pub bandit: Option<Bandit<'a>>,
+    pub bandit: Option<Box<Bandit<'a>>>,
 }
 
 fn is_false(value: &bool) -> bool {

@@ -54,13 +54,13 @@ impl<'a> Evaluation<'a> {
             return Decision::Out;
         }
         if let Some(address) = &user.url
-            && let Some(variation) = url::forced_variation(&definition.key, address, variations)
+            && let Some(variation) = url::forced_variation(definition.key(), address, variations)
         {
             return Decision::Forced(variation as i64);
         }
         for forced in [&user.forced_variations, &payload.forced_variations] {
             if !forced.is_empty()
-                && let Some(variation) = forced.get(&*definition.key)
+                && let Some(variation) = forced.get(definition.key())
             {
                 return Decision::Forced(*variation);
             }
@@ -69,10 +69,10 @@ impl<'a> Evaluation<'a> {
             return Decision::Out;
         }
         let kept = self.kept(definition, known);
-        if kept.is_none() && !self.is_for(definition, known, filtered) {
+        if !matches!(kept, Some(Ok(_))) && !self.is_for(definition, known, filtered) {
             return Decision::Out;
         }
-        let Some(place) = definition.identity.place(&definition.key, &known.id) else { return Decision::Out };
+        let Some(place) = definition.identity.place(definition.key(), &known.id) else { return Decision::Out };
         let assigned = match kept {
             Some(Ok(variation)) => Some(variation),
             Some(Err(Blocked)) => return Decision::Blocked,
@@ -126,7 +126,7 @@ impl<'a> Evaluation<'a> {
             .filter_map(|known| self.document(&document_key(known.attribute, &known.id)))
             .collect();
         let (version, least) = (definition.bucket_version, definition.min_bucket_version);
-        match find(&documents, &definition.key, version.unwrap_or(0), least.unwrap_or(0)) {
+        match find(&documents, definition.key(), version.unwrap_or(0), least.unwrap_or(0)) {
             Kept::Nothing => None,
             Kept::Blocked => Some(Err(Blocked)),
             Kept::Variation(key) => {
@@ -141,7 +141,7 @@ impl<'a> Evaluation<'a> {
             return;
         }
         let key = document_key(known.attribute, &known.id);
-        let assignment = assignment_key(&definition.key, definition.bucket_version.unwrap_or(0));
+        let assignment = assignment_key(definition.key(), definition.bucket_version.unwrap_or(0));
         let before = self.document(&key);
         if before.and_then(|document| document.assignments.get(&assignment)).is_some_and(|kept| **kept == *result.key) {
             return;
@@ -155,7 +155,7 @@ impl<'a> Evaluation<'a> {
     fn expose(&mut self, ran: &Ran<'a>, result: &ExperimentResult<'a>) {
         let same = |exposure: &Exposure<'_>| {
             let (before, now) = (exposure.experiment.definition, ran.definition);
-            (std::ptr::eq(before, now) || before.key == now.key)
+            before.key == now.key
                 && exposure.result.variation_id == result.variation_id
                 && exposure.result.hash_attribute == result.hash_attribute
         };
@@ -184,7 +184,7 @@ impl<'a> Evaluation<'a> {
         };
         let leaf_id = leaf.map_or(-1, |leaf| leaf.leaf_id);
         let bandit = Bandit { leaf_id, variation_weights, bandit_version: bandit.bandit_version.as_ref() };
-        Ran { definition, weights, bandit: Some(bandit) }
+        Ran { definition, weights, bandit: Some(Box::new(bandit)) }
     }
 }
 

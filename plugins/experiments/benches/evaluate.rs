@@ -42,7 +42,7 @@ fn payload() -> Value {
              "condition": everywhere, "meta": [{"key": "0"}, {"key": "1"}], "variations": ["control", "treatment"]}]}),
     };
     let features: HashMap<String, Value> = (0..FLAGS).map(|n| (format!("flag-{n}"), flag(n))).collect();
-    let group = |name: &str| (0..1000).map(|n| format!("{name}-{n}")).collect::<Vec<_>>();
+    let group = |name: &str| (0..100).map(|n| format!("{name}-{n}")).collect::<Vec<_>>();
     json!({"features": features, "savedGroups": {"staff": group("staff"), "blocked": group("blocked")}})
 }
 

@@ -1,4 +1,5 @@
 //! The engine against a second implementation, `second.py`, whose results are in `second.json`.
+#![allow(missing_docs, clippy::expect_used, clippy::unwrap_used)]
 
 use selvedge_core::experiment::{
     Definition, Payload, User,

@@ -15,11 +15,12 @@ use crate::{place, setup};
 pub(super) const ENTRY: Entry = Entry {
     name: "experiment",
     title: "Experiments",
-    method: "*64 flags, one user*: switches, rollouts, experiments, prerequisites and saved groups of 1,000 ids, each behind \
+    method: "*64 flags, one user*: switches, rollouts, experiments, prerequisites and saved groups of 100 ids, each behind \
              conditions, are evaluated for the same user over and over; all contestants first have to come to the same values. \
              The crate `growthbook-rust` runs in our process, turn by turn with ours, with the user's attributes as its \
-             client's; `@growthbook/growthbook` runs on Node as its authors document it for servers, one client and the user's \
-             context with each call. Neither peer has a callback to serve; ours also notes which experiments were entered.",
+             client's, and copies features and groups with each call; `@growthbook/growthbook` runs on Node as its authors \
+             document it for servers, in production mode, one client and the user's context with each call. Neither peer has \
+             a callback to serve; ours also notes which experiments were entered.",
     measure,
 };
 

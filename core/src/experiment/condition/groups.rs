@@ -142,7 +142,7 @@ mod tests {
             .unwrap();
         let in_group = |id: &str| {
             let condition = Condition::compile(&json!({"$savedGroup": {"id": id}})).unwrap();
-            condition.matches(json!({"plan": "pro"}).as_object().unwrap(), &groups)
+            condition.matches(&[("plan".to_owned(), json!("pro"))].into_iter().collect(), &groups)
         };
         assert!(in_group("chain-9990"));
         assert!(!in_group("chain-0"));

@@ -5,10 +5,11 @@
 //! expression) is neither true nor false, and stays so under `$not`: nobody is included by an exclusion that was not understood.
 
 mod groups;
+mod pattern;
 mod scope;
 mod test;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 pub use self::groups::SavedGroups;
 use self::{
@@ -16,18 +17,20 @@ use self::{
     scope::{Path, Scope},
     test::Test,
 };
-use super::value::depth;
+use super::{attributes::Attributes, value::depth};
 use crate::{Error, ErrorKind, Result};
 
 /// A compiled condition.
 ///
 /// ```
-/// use selvedge_core::experiment::condition::{Condition, SavedGroups};
+/// use selvedge_core::experiment::{Attributes, condition::{Condition, SavedGroups}};
 /// use serde_json::json;
 ///
 /// let condition = Condition::compile(&json!({"country": {"$in": ["DE", "FR"]}, "app.version": {"$vgte": "2.10.0"}}))?;
-/// let ada = json!({"country": "DE", "app": {"version": "2.11.3"}});
-/// assert!(condition.matches(ada.as_object().unwrap(), &SavedGroups::default()));
+/// let mut ada = Attributes::default();
+/// ada.insert("country", json!("DE"));
+/// ada.insert("app", json!({"version": "2.11.3"}));
+/// assert!(condition.matches(&ada, &SavedGroups::default()));
 /// # Ok::<(), selvedge_core::Error>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -69,7 +72,7 @@ impl Condition {
     }
 
     /// Whether the attributes meet the condition.
-    pub fn matches(&self, attributes: &Map<String, Value>, groups: &SavedGroups) -> bool {
+    pub fn matches(&self, attributes: &Attributes, groups: &SavedGroups) -> bool {
         self.evaluate(Scope::Attributes(attributes), groups, &Trail::default()) == Some(true)
     }
 
@@ -121,6 +124,11 @@ impl Node {
     fn compile(source: &Value) -> Self {
         let Value::Object(fields) = source else { return Self::Unknown };
         let mut nodes: Vec<Self> = fields.iter().map(|(key, value)| Self::clause(key, value)).collect();
+        // What is quick to find false is looked at first; the result does not depend on the order.
+        nodes.sort_by_key(|node| match node {
+            Self::Field(_, test) => test.is_costly(),
+            _ => true,
+        });
         match nodes.pop() {
             Some(only) if nodes.is_empty() => only,
             last => {
@@ -180,7 +188,7 @@ mod tests {
     use super::*;
 
     fn matches(condition: Value, attributes: Value) -> bool {
-        let attributes = attributes.as_object().cloned().unwrap_or_default();
+        let attributes = attributes.as_object().cloned().unwrap_or_default().into_iter().collect();
         Condition::compile(&condition).unwrap().matches(&attributes, &SavedGroups::default())
     }
 

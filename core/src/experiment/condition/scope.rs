@@ -1,18 +1,20 @@
 //! What a condition looks at.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
+
+use crate::experiment::attributes::{Attributes, Name};
 
 /// Where a value is: `father.age`, `tags.0`.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Path {
-    first: Box<str>,
+    first: Name,
     rest: Box<[Box<str>]>,
 }
 
 impl Path {
     pub(super) fn new(path: &str) -> Self {
-        let mut parts = path.split('.').map(Box::from);
-        Self { first: parts.next().unwrap_or_default(), rest: parts.collect() }
+        let mut parts = path.split('.');
+        Self { first: Name::new(parts.next().unwrap_or_default()), rest: parts.map(Box::from).collect() }
     }
 }
 
@@ -20,7 +22,7 @@ impl Path {
 #[derive(Clone, Copy)]
 pub(super) enum Scope<'a> {
     /// A subject's attributes.
-    Attributes(&'a Map<String, Value>),
+    Attributes(&'a Attributes),
     /// An element of a list.
     Element(&'a Value),
     /// A prerequisite's value, which is all there is, under the name `value`.
@@ -31,12 +33,16 @@ impl<'a> Scope<'a> {
     /// The value at the path; what is missing is `null`.
     pub(super) fn get(self, path: &Path) -> &'a Value {
         static MISSING: Value = Value::Null;
+        self.find(path).unwrap_or(&MISSING)
+    }
+
+    fn find(self, path: &Path) -> Option<&'a Value> {
         let first = match self {
-            Self::Attributes(attributes) => attributes.get(&*path.first),
-            Self::Element(element) => step(element, &path.first),
-            Self::Prerequisite(value) => (*path.first == *"value").then_some(value),
+            Self::Attributes(attributes) => attributes.find(&path.first)?,
+            Self::Element(element) => step(element, &path.first.text)?,
+            Self::Prerequisite(value) => (*path.first.text == *"value").then_some(value)?,
         };
-        path.rest.iter().fold(first, |value, part| step(value?, part)).unwrap_or(&MISSING)
+        path.rest.iter().try_fold(first, |value, part| step(value, part))
     }
 }
 

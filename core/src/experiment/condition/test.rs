@@ -2,14 +2,13 @@
 
 use std::cmp::Ordering;
 
-use regex_lite::{Regex, RegexBuilder};
 use serde_json::Value;
 
-use super::{Node, SavedGroups, Trail, all, any, groups, scope::Scope};
+use super::{Node, SavedGroups, Trail, all, any, groups, pattern::Pattern, scope::Scope};
 use crate::experiment::{
     members::Members,
     value::{equal, lower, order},
-    version,
+    version::Version,
 };
 
 /// An operator with its operand, or several of them.
@@ -21,7 +20,7 @@ pub(super) enum Test {
     EqualText(Box<str>),
     /// The ordering to the operand is one of these: less, equal, greater.
     Order(Allowed, Value),
-    Version(Allowed, Box<str>),
+    Version(Allowed, Version),
     In(Members),
     /// Each of these is passed by an element of the list.
     Every(Box<[Test]>),
@@ -32,7 +31,7 @@ pub(super) enum Test {
     Size(Box<Test>),
     Exists,
     Type(&'static str),
-    Pattern(Regex),
+    Pattern(Pattern),
     /// Text that is equal in lower case.
     Folded(Box<str>),
     Group(Box<str>),
@@ -105,7 +104,7 @@ impl Test {
             return Self::Order(allowed, operand.clone());
         }
         if let (Some(allowed), Value::String(version)) = (name.strip_prefix('v').and_then(Allowed::of), operand) {
-            return Self::Version(allowed, version.as_str().into());
+            return Self::Version(allowed, Version::new(version));
         }
         match name {
             "eq" => Self::equal(operand),
@@ -149,7 +148,7 @@ impl Test {
 
     fn same_version(operand: &Value) -> Self {
         match operand {
-            Value::String(version) => Self::Version(Allowed::new(false, true, false), version.as_str().into()),
+            Value::String(version) => Self::Version(Allowed::new(false, true, false), Version::new(version)),
             value => Self::Equal(value.clone()),
         }
     }
@@ -163,7 +162,12 @@ impl Test {
 
     fn pattern(operand: &Value, ignore_case: bool) -> Self {
         let Value::String(pattern) = operand else { return Self::Unknown };
-        RegexBuilder::new(pattern).case_insensitive(ignore_case).build().map_or(Self::Unknown, Self::Pattern)
+        Pattern::new(pattern, ignore_case).map_or(Self::Unknown, Self::Pattern)
+    }
+
+    /// Whether looking costs more than comparing does.
+    pub(super) fn is_costly(&self) -> bool {
+        matches!(self, Self::Pattern(Pattern::Regex(_)) | Self::ElementMeets(_))
     }
 
     pub(super) fn evaluate(&self, value: &Value, groups: &SavedGroups, trail: &Trail<'_>) -> Option<bool> {
@@ -176,7 +180,7 @@ impl Test {
             (Self::Order(allowed, operand), value) => {
                 order(value, operand).is_some_and(|ordering| allowed.allows(ordering))
             }
-            (Self::Version(allowed, operand), Value::String(value)) => allowed.allows(version::order(value, operand)),
+            (Self::Version(allowed, operand), Value::String(value)) => allowed.allows(operand.order(value)),
             (Self::In(members), value) => members.meet(value),
             (Self::Every(tests), Value::Array(items)) => {
                 return all(tests.iter().map(|one| any(items.iter().map(|item| test(one, item)))));
