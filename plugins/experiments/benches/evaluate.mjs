@@ -8,6 +8,9 @@ import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join, resolve } from "node:path";
 
+// As on a server: without it the package describes every step to its log.
+process.env.NODE_ENV = "production";
+
 const [modules, folder, quick] = process.argv.slice(2);
 const { GrowthBookClient } = createRequire(join(resolve(modules), "here.js"))("@growthbook/growthbook");
 const read = (name) => JSON.parse(readFileSync(join(folder, name), "utf8"));
