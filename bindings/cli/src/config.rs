@@ -26,6 +26,7 @@ pub(crate) struct Config {
     pub(crate) quotas: Quotas,
     pub(crate) intents: Intents,
     pub(crate) batch: Batch,
+    pub(crate) experiments: Experiments,
     pub(crate) scheduler: Scheduler,
     pub(crate) log: Log,
     pub(crate) tenants: BTreeMap<String, Tenant>,
@@ -54,6 +55,14 @@ pub(crate) struct Key {
     pub(crate) requests_per_minute: Option<NonZeroU64>,
     pub(crate) tokens_per_minute: Option<NonZeroU64>,
     pub(crate) concurrent: Option<NonZeroU32>,
+}
+
+/// Where placements come from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Experiments {
+    pub(crate) config: PathBuf,
+    pub(crate) trusted_keys: BTreeMap<String, String>,
 }
 
 /// What all keys of a tenant together may use.

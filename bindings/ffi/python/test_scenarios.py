@@ -83,6 +83,39 @@ def failure(kind, message="refused by the test"):
     return sv.EngineError.Failed(failure=sv.Failure(kind=kind, operation="test", message=message))
 
 
+PLACEMENTS = json.dumps({"features": {
+    "main_paywall": {"defaultValue": {"offering": "annual"}, "rules": [{
+        "key": "depth", "hashVersion": 2, "weights": [0.0, 1.0], "condition": {"country": {"$ne": "FR"}},
+        "variations": [{"offering": "annual"}, {
+            "offering": "annual_half", "discount_pct": 50, "copy": {"title": "Go pro"},
+            "exit_offer": {"enabled": True, "placement": "exit_offer"},
+        }],
+        "meta": [{"key": "control"}, {"key": "half"}],
+    }]},
+    "upgrade_nudge": {"defaultValue": None},
+}})
+
+
+class Configs(sv.HttpTransport):
+    """A server of configurations that knows what its client has already."""
+
+    def __init__(self):
+        self.body, self.tag, self.tags = b'{"features":{"main_paywall":{"defaultValue":{"offering":"from_the_server"}}}}', '"1"', []
+
+    async def send(self, request):
+        known = {header.name: header.value for header in request.headers}.get("if-none-match")
+        self.tags.append(known)
+        status, body = (304, b"") if known == self.tag else (200, self.body)
+        return sv.HttpResponse(status=status, headers=[sv.Header(name="ETag", value=self.tag)], body=body)
+
+
+def purchase(currency="EUR", discount_pct=50, revenue=1499):
+    return sv.PaywallEvent.PURCHASE_COMPLETED(
+        product_id="pro.annual", revenue=revenue, currency=currency, is_trial=False, discount_pct=discount_pct,
+        is_refund=False, placement_id="main_paywall", transaction_id=None,
+    )
+
+
 def intent(**more):
     return sv.NewIntent(operation="orders.create", payload=b'{"item":"tea"}', **more)
 
@@ -408,6 +441,104 @@ class Scenarios(unittest.IsolatedAsyncioTestCase):
     async def test_without_a_model_a_chat_is_unsupported(self):
         engine = await self.open()
         await self.fails(sv.ErrorKind.UNSUPPORTED, engine.chat(self.ask("Hi"), sv.Call(), None).next_batch())
+
+    async def shop(self, **config):
+        return await self.open(experiments=sv.ExperimentsConfig(bundled_json=PLACEMENTS, **config))
+
+    async def assign(self, engine, placement, **more):
+        return await engine.assign(sv.AssignRequest(subject="ada", placement=placement, **more), sv.Call(), None)
+
+    async def test_a_placement_is_shown_and_stays(self):
+        engine = await self.shop()
+        seen = await self.assign(engine, "main_paywall", device="phone", attributes_json='{"country":"DE"}')
+        self.assertEqual((seen.experiment, seen.variation, seen.enrolled), ("depth", "half", True))
+        self.assertEqual((seen.shown.offering, seen.shown.discount_pct), ("annual_half", 50))
+        self.assertEqual(seen.shown.copy, {"title": "Go pro"})
+        self.assertTrue(seen.shown.exit_offer.enabled)
+        engine.shutdown()
+        again = await self.shop()
+        self.assertEqual(await self.assign(again, "main_paywall", device="phone"), seen)
+        elsewhere = await self.assign(again, "main_paywall", attributes_json='{"country":"FR"}')
+        self.assertEqual((elsewhere.experiment, elsewhere.shown.offering), (None, "annual"))
+
+    async def test_a_peek_enrols_nobody(self):
+        engine = await self.shop()
+        seen = await self.assign(engine, "main_paywall", peek=True)
+        self.assertEqual((seen.variation, seen.enrolled), ("half", False))
+        self.assertEqual((await engine.intents(sv.IntentFilter())).items, [])
+
+    async def test_a_placement_that_is_not_configured_is_not_found(self):
+        engine = await self.shop()
+        self.assertIsNone((await self.assign(engine, "upgrade_nudge")).shown)
+        await self.fails(sv.ErrorKind.NOT_FOUND, self.assign(engine, "elsewhere"))
+        await self.fails(sv.ErrorKind.INVALID_INPUT, self.assign(engine, "main_paywall", attributes_json="[]"))
+        bare = await self.open(database=os.path.join(self.folder.name, "bare.db"))
+        await self.fails(sv.ErrorKind.UNSUPPORTED, self.assign(bare, "main_paywall"))
+
+    async def test_events_go_to_the_server_once(self):
+        engine = await self.shop()
+        await self.assign(engine, "main_paywall")
+        await self.assign(engine, "main_paywall")
+        bought = sv.NewEvent(subject="ada", event=purchase(), id=str(uuid.uuid4()))
+        for _ in range(2):
+            await engine.track(bought, sv.Call(), None)
+        flushed = await self.flush(engine, Transport(self.server))
+        self.assertEqual((flushed.answered, flushed.failed), (2, 0))
+        sent = [json.loads(body) for _, body in self.server.seen]
+        self.assertEqual({one["operation"] for one in sent}, {"events.track"})
+        self.assertEqual([one["payload"]["name"] for one in sent], ["paywall_impression", "purchase_completed"])
+        self.assertEqual(sent[1]["payload"]["id"], bought.id)
+        self.assertEqual(sent[1]["payload"]["properties"]["revenue"], 1499)
+
+    async def test_an_event_that_is_wrong_is_refused(self):
+        engine = await self.shop()
+        for wrong in [purchase(currency="euro"), purchase(discount_pct=101), purchase(revenue=-1)]:
+            event = sv.NewEvent(subject="ada", event=wrong)
+            await self.fails(sv.ErrorKind.INVALID_INPUT, engine.track(event, sv.Call(), None))
+        nobody = sv.NewEvent(subject="", event=purchase())
+        await self.fails(sv.ErrorKind.INVALID_INPUT, engine.track(nobody, sv.Call(), None))
+        self.assertEqual((await engine.intents(sv.IntentFilter())).items, [])
+
+    async def test_a_configuration_is_fetched_and_kept(self):
+        cache = os.path.join(self.folder.name, "placements.json")
+        engine, server = await self.shop(cache=cache), Configs()
+        self.assertEqual(engine.config_health().source, sv.ConfigOrigin.BUNDLED)
+        self.assertTrue(await engine.refresh_config(server, "/v1/config", sv.Call(), None))
+        self.assertFalse(await engine.refresh_config(server, "/v1/config", sv.Call(), None))
+        self.assertEqual(server.tags, [None, '"1"'])
+        self.assertEqual((await self.assign(engine, "main_paywall")).shown.offering, "from_the_server")
+        server.body = b'{"features": {"main_pay'
+        server.tag = '"2"'
+        await self.fails(
+            sv.ErrorKind.DAMAGED, engine.refresh_config(server, "/v1/config", sv.Call(), None)
+        )
+        health = engine.config_health()
+        self.assertEqual((health.source, health.features, health.stale), (sv.ConfigOrigin.SERVER, 1, False))
+        self.assertIsNotNone(health.last_error)
+        engine.shutdown()
+        again = await self.shop(cache=cache)
+        self.assertEqual(again.config_health().source, sv.ConfigOrigin.CACHE)
+        self.assertEqual((await self.assign(again, "main_paywall")).shown.offering, "from_the_server")
+
+    async def test_an_exit_offer_is_made_once(self):
+        shown = (await self.assign(await self.shop(), "main_paywall")).shown
+        exit = sv.ExitOffer(sv.Platform.ANDROID)
+        exit.configure(shown.exit_offer)
+        paywall = sv.ExitInput.PAYWALL_SHOWN("main_paywall", shown.offering, "depth", "half")
+        load, check = exit.on(paywall, 0)
+        self.assertTrue(load.is_LOAD_OFFER() and check.is_CHECK_ELIGIBILITY())
+        self.assertEqual(exit.declined(sv.Trigger.BACK, 1), sv.Declined.NOT_LOADED)
+        exit.on(sv.ExitInput.OFFER_LOADED(load.revision, "exit_annual"), 1)
+        exit.on(sv.ExitInput.ELIGIBILITY_KNOWN(load.revision, sv.Eligibility.ELIGIBLE), 2)
+        exit = sv.ExitOffer.restore(exit.save())
+        self.assertIsNone(exit.declined(sv.Trigger.BACK, 3))
+        show, record = exit.on(sv.ExitInput.BACK(), 3)
+        self.assertEqual((show.placement, show.offering, show.trigger), ("exit_offer", "exit_annual", sv.Trigger.BACK))
+        self.assertEqual((record.event.variant, record.event.trigger_type), ("half", sv.Trigger.BACK))
+        (gone,) = exit.on(sv.ExitInput.BACK(), 4)
+        self.assertEqual(gone.reason, sv.Declined.OFFER_SHOWN)
+        with self.assertRaises(sv.EngineError.Failed):
+            sv.ExitOffer.restore("not a state")
 
     async def test_a_used_cancel_handle_stops_a_call(self):
         engine, cancel = await self.open(), sv.CancelHandle()

@@ -13,6 +13,8 @@ pub struct LiveObjects {
     pub cancels: u64,
     /// Large payloads on their way in.
     pub bulks: u64,
+    /// Exit offers.
+    pub exit_offers: u64,
 }
 
 /// How many objects are alive in this process: what a leak test counts.
@@ -22,7 +24,13 @@ pub struct LiveObjects {
 #[uniffi::export]
 pub fn live_objects() -> Outcome<LiveObjects> {
     guarded("live_objects", || {
-        Ok(LiveObjects { engines: ENGINES.get(), streams: STREAMS.get(), cancels: CANCELS.get(), bulks: BULKS.get() })
+        Ok(LiveObjects {
+            engines: ENGINES.get(),
+            streams: STREAMS.get(),
+            cancels: CANCELS.get(),
+            bulks: BULKS.get(),
+            exit_offers: EXIT_OFFERS.get(),
+        })
     })
 }
 
@@ -34,6 +42,7 @@ pub(crate) static ENGINES: Counter = Counter(AtomicU64::new(0));
 pub(crate) static STREAMS: Counter = Counter(AtomicU64::new(0));
 pub(crate) static CANCELS: Counter = Counter(AtomicU64::new(0));
 pub(crate) static BULKS: Counter = Counter(AtomicU64::new(0));
+pub(crate) static EXIT_OFFERS: Counter = Counter(AtomicU64::new(0));
 
 impl Counter {
     fn get(&self) -> u64 {

@@ -1,11 +1,12 @@
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use crate::experiment::ExperimentsConfig;
 use selvedge::{
-    AnyScheduler, Clock, Engine, Error, ErrorKind, Result, TokioClock,
+    AnyScheduler, AnyStore, Clock, Engine, Error, ErrorKind, Result, TokioClock,
+    experiments::Experiments,
     priority::Priority,
     sqlite::{self, SqliteStore},
 };
-use std::sync::Arc;
 
 /// What a power cut may cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, uniffi::Enum)]
@@ -59,6 +60,9 @@ pub struct EngineConfig {
     /// Model calls that wait at most; one more is `Busy`.
     #[uniffi(default = 8)]
     pub queue_limit: u32,
+    /// Where placements come from; without it, there are none.
+    #[uniffi(default = None)]
+    pub experiments: Option<ExperimentsConfig>,
     /// The longest a callback of the app may take, in ms. After that the call that needed it goes on with an error.
     #[uniffi(default = 30000)]
     pub callback_timeout_ms: u64,
@@ -74,6 +78,7 @@ impl EngineConfig {
             models: Vec::new(),
             concurrency: 2,
             queue_limit: 8,
+            experiments: None,
             callback_timeout_ms: 30_000,
         }
     }
@@ -83,13 +88,13 @@ impl EngineConfig {
     }
 
     /// Opens the plugins; blocks.
-    pub(crate) fn open(&self, clock: Arc<dyn Clock>) -> Result<(Engine, SqliteStore)> {
+    pub(crate) fn open(&self, clock: Arc<dyn Clock>) -> Result<Opened> {
         if self.database.is_empty() || self.database.contains('\0') {
             return Err(Error::new(ErrorKind::InvalidInput, "engine.open", "this is not the path of a file")
                 .with("database", &self.database)
                 .advise("pass a file in the app's own folder"));
         }
-        let mut builder = SqliteStore::builder(&self.database).clock(clock).durability(match self.durability {
+        let mut builder = SqliteStore::builder(&self.database).clock(clock.clone()).durability(match self.durability {
             None | Some(Durability::Durable) => sqlite::Durability::Durable,
             Some(Durability::Fast) => sqlite::Durability::Fast,
         });
@@ -101,14 +106,26 @@ impl EngineConfig {
             let places = self.concurrency.max(1) as usize;
             AnyScheduler::new(Priority::new(places, self.queue_limit as usize).clock(Arc::new(TokioClock)))
         };
-        let engine = selvedge::builder().store(store.clone()).scheduler(scheduler());
+        let mut engine = selvedge::builder().store(store.clone()).scheduler(scheduler());
+        let experiments = self.experiments.as_ref();
+        let experiments = experiments.map(|config| config.open(AnyStore::new(store.clone()), clock)).transpose()?;
+        if let Some(experiments) = &experiments {
+            engine = engine.experiment(experiments.clone());
+        }
         // What a pass takes is learnt, and differs from model to model: each has a planner of its own.
         let engine = self
             .models
             .iter()
             .try_fold(engine, |engine, model| open_model(engine, model, self.concurrency, scheduler()))?;
-        Ok((engine.build(), store))
+        Ok(Opened { engine: engine.build(), store, experiments })
     }
+}
+
+/// The plugins of an engine.
+pub(crate) struct Opened {
+    pub(crate) engine: Engine,
+    pub(crate) store: SqliteStore,
+    pub(crate) experiments: Option<Experiments>,
 }
 
 #[cfg(feature = "llama")]

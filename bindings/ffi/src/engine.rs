@@ -5,14 +5,14 @@ use std::{
     time::Duration,
 };
 
-use selvedge::{CancelToken, Context, Error, ErrorKind, sqlite::SqliteStore};
+use selvedge::{CancelToken, Context, Error, ErrorKind, experiments::Experiments, sqlite::SqliteStore};
 use tokio::runtime::Runtime;
 use tracing::instrument::WithSubscriber;
 
 use crate::{
     alive::{Alive, ENGINES},
     call::{Call, CancelHandle},
-    config::EngineConfig,
+    config::{EngineConfig, Opened},
     error::{EngineError, Outcome, guarded, internal, panicked},
     hosts::{HostedClock, Hosts},
     log,
@@ -42,6 +42,7 @@ enum State {
 pub(crate) struct Running {
     pub(crate) engine: selvedge::Engine,
     pub(crate) store: SqliteStore,
+    pub(crate) experiments: Option<Experiments>,
     pub(crate) config: EngineConfig,
     pub(crate) hosts: Hosts,
     pub(crate) runtime: Threads,
@@ -103,10 +104,11 @@ impl Engine {
                 move || tracing::dispatcher::with_default(&log, || opening.open(clock))
             })
             .await;
-        let (engine, store) = task.map_err(|error| joined("engine.open", error))??;
+        let Opened { engine, store, experiments } = task.map_err(|error| joined("engine.open", error))??;
         let running = Running {
             engine,
             store,
+            experiments,
             config,
             hosts,
             runtime,

@@ -38,6 +38,7 @@ mod config;
 mod doctor;
 mod engine;
 mod error;
+mod experiment;
 mod hosts;
 mod intents;
 mod jobs;
@@ -52,6 +53,10 @@ pub use config::{Durability, EngineConfig, ModelConfig};
 pub use doctor::{DoctorReport, Finding, Health};
 pub use engine::Engine;
 pub use error::{EngineError, ErrorKind, Failure};
+pub use experiment::{
+    AssignRequest, Assignment, ConfigHealth, ConfigOrigin, Declined, Eligibility, ExitAction, ExitInput, ExitOffer,
+    ExitOfferSettings, ExperimentsConfig, NewEvent, PaywallEvent, Platform, Shown, Trigger, TrustedKey,
+};
 pub use hosts::{
     Connectivity, Header, HostClock, Hosts, HttpRequest, HttpResponse, HttpTransport, LogLevel, LogRecord, LogSink,
     NetworkStatus, ThermalReading, ThermalSensor, ThermalStatus,

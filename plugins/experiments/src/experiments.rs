@@ -5,6 +5,7 @@ use selvedge_core::{
     AnyStore, Commit, Context, Error, ErrorKind, Experiment, Result, Store,
     experiment::{Assign, Assignment, ExperimentCapabilities, PaywallEvent},
     store::Fact,
+    transport::HttpTransport,
 };
 
 use crate::{
@@ -66,6 +67,24 @@ impl Experiments {
             )
             .advise("call config(…) on the builder, or give a configuration with load"));
         };
+        self.fetch(cx, remote).await
+    }
+
+    /// [`refresh`](Self::refresh) by another transport than the builder's, which a host lends for the call.
+    ///
+    /// # Errors
+    /// Those of [`refresh`](Self::refresh).
+    pub async fn refresh_by(
+        &self,
+        cx: &Context,
+        transport: Arc<dyn HttpTransport>,
+        path: impl Into<String>,
+    ) -> Result<Refreshed> {
+        cx.check("experiments.refresh")?;
+        self.fetch(cx, &Remote { transport, path: path.into() }).await
+    }
+
+    async fn fetch(&self, cx: &Context, remote: &Remote) -> Result<Refreshed> {
         let _one = self.0.refreshing.lock().await;
         self.0.configs.refresh(cx, remote).await
     }

@@ -8,6 +8,7 @@ pub(crate) mod generate;
 pub(crate) mod jobs;
 pub(crate) mod model;
 pub(crate) mod outbox;
+mod placements;
 pub(crate) mod serve;
 pub(crate) mod shell;
 mod store;

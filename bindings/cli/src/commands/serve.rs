@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use selvedge::{
-    AnyScheduler, CancelToken, Context, Engine, Error, ErrorKind, Result,
+    AnyScheduler, AnyStore, CancelToken, Context, Engine, Error, ErrorKind, Result,
     allowance::Allowance,
     layers::{Metrics, Spans},
     store::{Maintain, Retention},
@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 
 use super::{
     block_on, open_model,
+    placements::Placements,
     store::{self, Place},
 };
 use crate::{
@@ -30,7 +31,7 @@ pub(crate) fn run(mut config: Config, path: Option<PathBuf>, flags: arguments::S
         config.models = flags.model.into_iter().map(Model::at).collect();
     }
     let metrics = Metrics::new();
-    let options = options(&config, metrics.clone())?;
+    let mut options = options(&config, metrics.clone())?;
     if options.keys.is_empty() && !config.server.address.ip().is_loopback() {
         return Err(Error::new(
             ErrorKind::InvalidInput,
@@ -44,14 +45,23 @@ pub(crate) fn run(mut config: Config, path: Option<PathBuf>, flags: arguments::S
         tracing::info!(file = %path.display(), "configured");
     }
     block_on(async {
-        let engine = engine(&config, metrics).await?;
+        let store = store::open(&config.store).await?;
+        let placements = Placements::open(&config.experiments, store.clone())?;
+        let engine = engine(&config, store, placements.as_ref(), metrics).await?;
+        if let Some(placements) = placements {
+            options.config = Some(placements.served.clone());
+            tokio::spawn(placements.follow());
+        }
         listen(&config, engine, options).await
     })
 }
 
-async fn engine(config: &Config, metrics: Metrics) -> Result<Engine> {
+async fn engine(config: &Config, store: AnyStore, placements: Option<&Placements>, metrics: Metrics) -> Result<Engine> {
     let scheduler = config.scheduler.build()?;
-    let mut builder = selvedge::builder().store(store::open(&config.store).await?).scheduler(scheduler.clone());
+    let mut builder = selvedge::builder().store(store).scheduler(scheduler.clone());
+    if let Some(placements) = placements {
+        builder = builder.experiment(placements.experiments.clone());
+    }
     if let Some(quotas) = store::quotas(&config.quotas).await? {
         builder = builder.quotas(quotas);
     }
@@ -79,6 +89,7 @@ fn options(config: &Config, metrics: Metrics) -> Result<ServerOptions> {
         retention: days(config.intents.keep_days),
         ceiling: config.store.ceiling(),
         batch: batch_options(config),
+        config: None,
         metrics: Some(metrics),
     })
 }

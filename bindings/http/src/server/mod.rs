@@ -7,6 +7,7 @@ mod intents;
 pub(crate) mod metrics;
 mod observe;
 mod placements;
+mod report;
 mod serve;
 
 use std::{sync::Arc, time::Instant};
@@ -56,6 +57,7 @@ impl std::ops::Deref for AppState {
 /// | `GET /v1/placements/{name}` | what a subject would see: enrols nobody |
 /// | `POST /v1/placements/{name}` | what a subject sees from now on |
 /// | `POST /v1/events` | keeps events for analysis, each once by its id |
+/// | `GET /v1/experiments/{id}/report` | whether it earned more: JSON, or a page for browsers |
 /// | `GET /v1/config` | the signed configuration of experiments, with its `ETag` |
 /// | `GET /health`, `/ready` | alive; ready for work (both need no key) |
 /// | `GET /metrics` | OpenMetrics text for Prometheus |
@@ -119,6 +121,7 @@ fn experiment_routes() -> Router<AppState> {
     Router::new()
         .route("/v1/placements/{name}", get(placements::look).post(placements::assign))
         .route("/v1/events", post(events::track))
+        .route("/v1/experiments/{id}/report", get(report::report))
         .route("/v1/config", get(config::read))
 }
 

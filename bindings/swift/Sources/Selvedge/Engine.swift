@@ -23,6 +23,7 @@ public final class Engine: Sendable {
     ///   - hosts: what the app lends the engine.
     ///   - callbackTimeout: how long a callback of the app may take, in seconds.
     ///   - concurrency: how many calls to models run at once; each needs memory for a context of its own.
+    ///   - experiments: where placements come from; without it there are none.
     /// - Throws: ``SelvedgeError`` of kind `damaged`, `newerVersion`, `permissionDenied`, `storageFull`, `busy`, `conflict`
     ///   (another program's file), `invalidInput` or `unsupported`.
     public init(
@@ -31,13 +32,15 @@ public final class Engine: Sendable {
         durability: Durability = .durable,
         hosts: Hosts = Hosts(),
         callbackTimeout: TimeInterval = 30,
-        concurrency: UInt32 = 2
+        concurrency: UInt32 = 2,
+        experiments: ExperimentsConfig? = nil
     ) async throws {
         let config = EngineConfig(
             database: database,
             durability: durability,
             models: models,
             concurrency: concurrency,
+            experiments: experiments,
             callbackTimeoutMs: milliseconds(callbackTimeout)
         )
         native = try await calling { try await SelvedgeGenerated.Engine.open(config: config, hosts: hosts) }
@@ -175,6 +178,53 @@ public final class Engine: Sendable {
             let stream = try native.subscribe(topic: topic, from: start, buffer: buffer)
             return Source(cancel: stream.cancel) { try await stream.nextBatch(max: 64) }
         }
+    }
+
+    // MARK: Placements
+
+    /// What somebody sees at a placement: the same every time. Unless it peeks, what was assigned and its impression are kept
+    /// before this returns, so call it when the placement is about to be shown.
+    ///
+    /// - Throws: `notFound` for a placement that is not configured; one that shows nothing has no ``Assignment/shown``.
+    public func assign(_ request: AssignRequest, call: Call = Call()) async throws -> Assignment {
+        try await cancellable { [native] in try await native.assign(request: request, call: call, cancel: $0) }
+    }
+
+    /// What somebody sees at a placement.
+    public func assign(_ placement: String, to subject: String, device: String? = nil) async throws -> Assignment {
+        try await assign(AssignRequest(subject: subject, placement: placement, device: device))
+    }
+
+    /// Keeps an event and sends it to the server with the outbox. The same id again changes nothing.
+    ///
+    /// - Throws: `invalidInput`, naming the property that is wrong.
+    public func track(_ event: NewEvent, call: Call = Call()) async throws {
+        try await cancellable { [native] in try await native.track(event: event, call: call, cancel: $0) }
+    }
+
+    /// Keeps an event about somebody.
+    public func track(_ event: PaywallEvent, of subject: String) async throws {
+        try await track(NewEvent(subject: subject, event: event))
+    }
+
+    /// Fetches the configuration of placements if it has changed, and says whether it had. Whatever goes wrong, the one that
+    /// holds stays. Call it when the app comes to the foreground.
+    ///
+    /// - Throws: `unavailable`, `damaged`, `permissionDenied` for a signature that is not trusted, `conflict` for an older one.
+    @discardableResult
+    public func refreshConfig(
+        _ transport: any HTTPTransport,
+        path: String = "/v1/config",
+        call: Call = Call()
+    ) async throws -> Bool {
+        try await cancellable { [native] in
+            try await native.refreshConfig(transport: HostedTransport(transport), path: path, call: call, cancel: $0)
+        }
+    }
+
+    /// How the configuration of placements is doing.
+    public func configHealth() throws -> ConfigHealth {
+        try calling { try native.configHealth() }
     }
 
     // MARK: Models

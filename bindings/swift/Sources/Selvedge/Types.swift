@@ -93,6 +93,38 @@ public typealias LogSink = SelvedgeGenerated.LogSink
 public typealias LogLevel = SelvedgeGenerated.LogLevel
 /// One log line.
 public typealias LogRecord = SelvedgeGenerated.LogRecord
+/// Asks what somebody sees at a placement.
+public typealias AssignRequest = SelvedgeGenerated.AssignRequest
+/// What somebody sees.
+public typealias Assignment = SelvedgeGenerated.Assignment
+/// How the placements' configuration is doing.
+public typealias ConfigHealth = SelvedgeGenerated.ConfigHealth
+/// Where a configuration came from.
+public typealias ConfigOrigin = SelvedgeGenerated.ConfigOrigin
+/// Why no offer is made.
+public typealias Declined = SelvedgeGenerated.Declined
+/// Whether the store would let somebody have an offer.
+public typealias Eligibility = SelvedgeGenerated.Eligibility
+/// What to do about what happened at a paywall.
+public typealias ExitAction = SelvedgeGenerated.ExitAction
+/// What happened at a paywall.
+public typealias ExitInput = SelvedgeGenerated.ExitInput
+/// Whether, where and when an offer is made to who is leaving.
+public typealias ExitOfferSettings = SelvedgeGenerated.ExitOfferSettings
+/// Where placements come from.
+public typealias ExperimentsConfig = SelvedgeGenerated.ExperimentsConfig
+/// An event to keep.
+public typealias NewEvent = SelvedgeGenerated.NewEvent
+/// An event of a paywall.
+public typealias PaywallEvent = SelvedgeGenerated.PaywallEvent
+/// Where the app runs.
+public typealias Platform = SelvedgeGenerated.Platform
+/// What a placement shows.
+public typealias Shown = SelvedgeGenerated.Shown
+/// What may set an exit offer off.
+public typealias Trigger = SelvedgeGenerated.Trigger
+/// A key that configurations may be signed with.
+public typealias TrustedKey = SelvedgeGenerated.TrustedKey
 
 extension Call {
     /// A call that may take this many seconds.

@@ -337,6 +337,120 @@ final class ScenariosTests: Sendable {
         _ = try await fails(.unsupported) { for try await _ in engine.chat(self.ask("Hi", 1)) {} }
     }
 
+    private func shop(cache: String? = nil) async throws -> Engine {
+        try await Engine(database: path, experiments: ExperimentsConfig(bundledJson: placements, cache: cache))
+    }
+
+    private func purchase(currency: String = "EUR", discount: UInt8 = 50, revenue: Int64 = 1499) -> PaywallEvent {
+        .purchaseCompleted(
+            productId: "pro.annual", revenue: revenue, currency: currency, isTrial: false, discountPct: discount,
+            isRefund: false, placementId: "main_paywall", transactionId: nil)
+    }
+
+    @Test func aPlacementIsShownAndStays() async throws {
+        let engine = try await shop()
+        let seen = try await engine.assign(
+            AssignRequest(
+                subject: "ada", placement: "main_paywall", device: "phone", attributesJson: #"{"country":"DE"}"#))
+        #expect(seen.experiment == "depth" && seen.variation == "half" && seen.enrolled)
+        let shown = try #require(seen.shown)
+        #expect(shown.offering == "annual_half" && shown.discountPct == 50)
+        #expect(shown.copy == ["title": "Go pro"])
+        #expect(shown.exitOffer?.enabled == true)
+        try engine.close()
+        let again = try await shop()
+        #expect(try await again.assign("main_paywall", to: "ada", device: "phone") == seen)
+        let elsewhere = try await again.assign(
+            AssignRequest(subject: "ada", placement: "main_paywall", attributesJson: #"{"country":"FR"}"#))
+        #expect(elsewhere.experiment == nil && elsewhere.shown?.offering == "annual")
+    }
+
+    @Test func aPeekEnrolsNobody() async throws {
+        let engine = try await shop()
+        let seen = try await engine.assign(AssignRequest(subject: "ada", placement: "main_paywall", peek: true))
+        #expect(seen.variation == "half" && !seen.enrolled)
+        #expect(try await engine.intents().items.isEmpty)
+    }
+
+    @Test func aPlacementThatIsNotConfiguredIsNotFound() async throws {
+        let engine = try await shop()
+        #expect(try await engine.assign("upgrade_nudge", to: "ada").shown == nil)
+        _ = try await fails(.notFound) { try await engine.assign("elsewhere", to: "ada") }
+        _ = try await fails(.invalidInput) {
+            try await engine.assign(AssignRequest(subject: "ada", placement: "main_paywall", attributesJson: "[]"))
+        }
+        let bare = try await Engine(database: folder.appendingPathComponent("bare.db").path)
+        _ = try await fails(.unsupported) { try await bare.assign("main_paywall", to: "ada") }
+    }
+
+    @Test func eventsGoToTheServerOnce() async throws {
+        let engine = try await shop()
+        for _ in 0..<2 { _ = try await engine.assign("main_paywall", to: "ada") }
+        let bought = NewEvent(subject: "ada", event: purchase(), id: UUID().uuidString.lowercased())
+        for _ in 0..<2 { try await engine.track(bought) }
+        let flushed = try await engine.flush(transport)
+        #expect(flushed.answered == 2 && flushed.failed == 0)
+        let sent = server.seen.map { String(decoding: $0.body, as: UTF8.self) }
+        #expect(sent.allSatisfy { $0.contains("events.track") })
+        #expect(sent[0].contains("paywall_impression") && sent[1].contains("purchase_completed"))
+        #expect(sent[1].contains(try #require(bought.id)))
+    }
+
+    @Test func anEventThatIsWrongIsRefused() async throws {
+        let engine = try await shop()
+        for wrong in [purchase(currency: "euro"), purchase(discount: 101), purchase(revenue: -1)] {
+            _ = try await fails(.invalidInput) { try await engine.track(wrong, of: "ada") }
+        }
+        _ = try await fails(.invalidInput) { try await engine.track(purchase(), of: "") }
+        #expect(try await engine.intents().items.isEmpty)
+    }
+
+    @Test func aConfigurationIsFetchedAndKept() async throws {
+        let cache = folder.appendingPathComponent("placements.json").path
+        let configs = Configs()
+        let engine = try await shop(cache: cache)
+        #expect(try engine.configHealth().source == .bundled)
+        #expect(try await engine.refreshConfig(configs))
+        #expect(try await !engine.refreshConfig(configs))
+        #expect(await configs.tags == ["none", #""1""#])
+        #expect(try await engine.assign("main_paywall", to: "ada").shown?.offering == "from_the_server")
+        await configs.serve(#"{"features": {"main_pay"#, tag: #""2""#)
+        _ = try await fails(.damaged) { try await engine.refreshConfig(configs) }
+        let health = try engine.configHealth()
+        #expect(health.source == .server && health.features == 1 && !health.stale && health.lastError != nil)
+        try engine.close()
+        let again = try await shop(cache: cache)
+        #expect(try again.configHealth().source == .cache)
+        #expect(try await again.assign("main_paywall", to: "ada").shown?.offering == "from_the_server")
+    }
+
+    @Test func anExitOfferIsMadeOnce() async throws {
+        let shown = try #require(try await shop().assign("main_paywall", to: "ada").shown)
+        let first = ExitOffer(.android)
+        try first.configure(shown.exitOffer)
+        func at(_ ms: Double) -> Date { Date(timeIntervalSince1970: ms / 1_000) }
+        let paywall = ExitInput.paywallShown(
+            placement: "main_paywall", offering: shown.offering, experiment: "depth", variant: "half")
+        let actions = try first.on(paywall, at: at(0))
+        guard case .loadOffer(_, let revision) = actions[0], case .checkEligibility = actions[1] else {
+            Issue.record("not what was expected: \(actions)")
+            return
+        }
+        #expect(try first.declined(.back, at: at(1)) == .notLoaded)
+        _ = try first.on(.offerLoaded(revision: revision, offering: "exit_annual"), at: at(1))
+        _ = try first.on(.eligibilityKnown(revision: revision, eligibility: .eligible), at: at(2))
+        let exit = try ExitOffer(restoring: first.save())
+        #expect(try exit.declined(.back, at: at(3)) == nil)
+        let made = try exit.on(.back, at: at(3))
+        #expect(made[0] == .showOffer(placement: "exit_offer", offering: "exit_annual", trigger: .back))
+        guard case .record(.exitOfferTriggered(.back, "half", _, _, _)) = made[1] else {
+            Issue.record("not what was expected: \(made)")
+            return
+        }
+        #expect(try exit.on(.back, at: at(4)) == [.letGo(reason: .offerShown)])
+        _ = try await fails(.invalidInput) { try ExitOffer(restoring: "not a state") }
+    }
+
     @Test func aUsedCancelHandleStopsACall() async throws {
         let engine = try await open()
         _ = try await engine.submit(tea())
@@ -561,3 +675,36 @@ private final class Sink: LogSink {
         throw SelvedgeError(.internal, "a sink that throws disturbs nobody")
     }
 }
+
+/// A server of configurations that knows what its client has already.
+private actor Configs: HTTPTransport {
+    private var body = #"{"features":{"main_paywall":{"defaultValue":{"offering":"from_the_server"}}}}"#
+    private var tag = #""1""#
+    private(set) var tags: [String] = []
+
+    func serve(_ body: String, tag: String) {
+        (self.body, self.tag) = (body, tag)
+    }
+
+    func send(_ request: HTTPRequest) async throws -> HTTPResponse {
+        let known = request.headers.first { $0.name == "if-none-match" }?.value
+        tags.append(known ?? "none")
+        let etag = [Header(name: "ETag", value: tag)]
+        guard known != tag else { return HTTPResponse(status: 304, headers: etag) }
+        return HTTPResponse(status: 200, headers: etag, body: Data(body.utf8))
+    }
+}
+
+private let placements = #"""
+    {"features": {
+        "main_paywall": {"defaultValue": {"offering": "annual"}, "rules": [{
+            "key": "depth", "hashVersion": 2, "weights": [0.0, 1.0], "condition": {"country": {"$ne": "FR"}},
+            "variations": [{"offering": "annual"}, {
+                "offering": "annual_half", "discount_pct": 50, "copy": {"title": "Go pro"},
+                "exit_offer": {"enabled": true, "placement": "exit_offer"}
+            }],
+            "meta": [{"key": "control"}, {"key": "half"}]
+        }]},
+        "upgrade_nudge": {"defaultValue": null}
+    }}
+    """#

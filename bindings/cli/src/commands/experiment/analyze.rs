@@ -45,7 +45,8 @@ pub(super) fn check(config: impl FnOnce() -> Result<Config>, options: arguments:
             .map(|(variation, expected)| [variation.name.clone(), variation.n.to_string(), format!("{expected:.1}")])
             .collect();
         output::table(["variation", "users", "should be"], &rows)?;
-        let verdict = if srm.holds { "as it should be" } else { "not as it should be: decide nothing until it is known why" };
+        let verdict =
+            if srm.holds { "as it should be" } else { "not as it should be: decide nothing until it is known why" };
         output::print(&format!("\nsample ratio: {verdict} (p {:.2e})\n", srm.p))?;
         for left_out in &report.left_out {
             output::print(&format!("left out: {} {}\n", left_out.rows, left_out.what))?;

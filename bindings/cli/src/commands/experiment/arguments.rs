@@ -16,6 +16,8 @@ pub(crate) struct Experiment {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ExperimentCommand {
+    /// Evaluates a feature or an experiment for one user
+    Eval(Eval),
     /// Computes what |z| must reach at each look, so that looking often does not lead astray
     Bounds(Bounds),
     /// Computes how many users it takes to find a lift
@@ -28,6 +30,47 @@ pub(crate) enum ExperimentCommand {
     Check(Check),
     /// Writes the users of an experiment in the Store to a file
     Export(Export),
+    /// Signs a payload, so that devices know it is yours
+    Sign(Sign),
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("which").required(true).args(["feature", "experiment"]))]
+pub(crate) struct Eval {
+    /// A payload in GrowthBook's format: features, experiments, saved groups
+    #[arg(long, value_name = "FILE")]
+    pub(crate) payload: PathBuf,
+    /// What is known of the user, as one JSON object
+    #[arg(long, value_name = "JSON", default_value = "{}")]
+    pub(crate) attributes: String,
+    /// The feature, or placement
+    #[arg(long, value_name = "KEY")]
+    pub(crate) feature: Option<String>,
+    /// An experiment that is no feature's, as JSON
+    #[arg(long, value_name = "JSON")]
+    pub(crate) experiment: Option<String>,
+    /// The address the user is at
+    #[arg(long, value_name = "URL")]
+    pub(crate) url: Option<String>,
+    /// Prints one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Sign {
+    /// The payload
+    #[arg(long, value_name = "FILE")]
+    pub(crate) payload: PathBuf,
+    /// The secret key: 32 bytes of Ed25519 in 64 hex digits
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: PathBuf,
+    /// The key's id, by which devices find its public half
+    #[arg(long, value_name = "ID")]
+    pub(crate) key_id: String,
+    /// Where the signed configuration goes; `-` is stdout
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    pub(crate) output: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -320,9 +363,8 @@ fn guardrail(text: &str) -> Result<Guardrail, String> {
 
 /// The looks that are meant: a count, or fractions.
 pub(crate) fn looks(text: &str) -> Result<Vec<f64>> {
-    let meant = || {
-        invalid("looks are a count, or fractions").with("looks", text).advise("write 5, or 0.2,0.4,0.6,0.8,1")
-    };
+    let meant =
+        || invalid("looks are a count, or fractions").with("looks", text).advise("write 5, or 0.2,0.4,0.6,0.8,1");
     if let Ok(count) = text.parse::<u32>() {
         if !(1..=10_000).contains(&count) {
             return Err(meant());

@@ -74,11 +74,8 @@ pub(super) fn power(options: &arguments::Power) -> Result<()> {
         ))?;
     }
     output::print("\n")?;
-    let rows: Vec<_> = found
-        .by_variance
-        .iter()
-        .map(|by| [by.variance.as_str().to_owned(), thousands(by.n_per_arm as f64)])
-        .collect();
+    let rows: Vec<_> =
+        found.by_variance.iter().map(|by| [by.variance.as_str().to_owned(), thousands(by.n_per_arm as f64)]).collect();
     output::table(["what the lift does to the variance", "users an arm"], &rows)?;
     let article = found.article;
     let [low, high] = article.claimed_per_arm.map(|users| thousands(users as f64));

@@ -150,6 +150,49 @@ public class Engine private constructor(private val native: NativeEngine) : Auto
         call: Call = Call(),
     ): List<List<Float>> = calling { native.embed(texts, model, call, null) }
 
+    /**
+     * What somebody sees at a placement: the same every time. Unless it peeks, what was assigned and its impression are kept
+     * before this returns, so call it when the placement is about to be shown.
+     *
+     * A placement that is not configured is [SelvedgeException.NotFound]; one that shows nothing has no [Assignment.shown].
+     */
+    public suspend fun assign(
+        request: AssignRequest,
+        call: Call = Call(),
+    ): Assignment = calling { native.assign(request, call, null) }
+
+    /** What somebody sees at a placement. */
+    public suspend fun assign(
+        placement: String,
+        subject: String,
+        device: String? = null,
+    ): Assignment = assign(AssignRequest(subject, placement, device = device))
+
+    /** Keeps an event and sends it to the server with the outbox. The same id again changes nothing. */
+    public suspend fun track(
+        event: NewEvent,
+        call: Call = Call(),
+    ): Unit = calling { native.track(event, call, null) }
+
+    /** Keeps an event about somebody. */
+    public suspend fun track(
+        subject: String,
+        event: PaywallEvent,
+    ): Unit = track(NewEvent(subject, event))
+
+    /**
+     * Fetches the configuration of placements if it has changed, and says whether it had. Whatever goes wrong, the one that
+     * holds stays. Call it when the app comes to the foreground.
+     */
+    public suspend fun refreshConfig(
+        transport: HttpTransport,
+        path: String = "/v1/config",
+        call: Call = Call(),
+    ): Boolean = calling { native.refreshConfig(HostedTransport(transport), path, call, null) }
+
+    /** How the configuration of placements is doing. */
+    public fun configHealth(): ConfigHealth = calling { native.configHealth() }
+
     /** Looks at the database, the models, the network and the heat. */
     public suspend fun doctor(): DoctorReport = calling { native.doctor() }
 
@@ -184,6 +227,7 @@ public class Engine private constructor(private val native: NativeEngine) : Auto
          * Opens a database, and models if there are any. Large models take seconds; no thread is blocked.
          *
          * [concurrency] is how many calls to models run at once; each needs memory for a context of its own.
+         * [experiments] says where placements come from; without it there are none.
          */
         public suspend fun open(
             database: String,
@@ -192,6 +236,7 @@ public class Engine private constructor(private val native: NativeEngine) : Auto
             hosts: Hosts = Hosts(),
             callbackTimeout: Duration = 30.seconds,
             concurrency: Int = 2,
+            experiments: ExperimentsConfig? = null,
         ): Engine {
             val config =
                 EngineConfig(
@@ -199,6 +244,7 @@ public class Engine private constructor(private val native: NativeEngine) : Auto
                     durability = durability,
                     models = models,
                     concurrency = concurrency.toUInt(),
+                    experiments = experiments,
                     callbackTimeoutMs = callbackTimeout.inWholeMilliseconds.toULong(),
                 )
             // Not cancellable: the generated code would lose an engine that is ready when it is cancelled.

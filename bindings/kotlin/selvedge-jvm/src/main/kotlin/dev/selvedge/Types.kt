@@ -106,3 +106,51 @@ public typealias LogSink = dev.selvedge.ffi.LogSink
 
 /** One log line. */
 public typealias LogRecord = dev.selvedge.ffi.LogRecord
+
+/** Asks what somebody sees at a placement. */
+public typealias AssignRequest = dev.selvedge.ffi.AssignRequest
+
+/** What somebody sees. */
+public typealias Assignment = dev.selvedge.ffi.Assignment
+
+/** What a placement shows. */
+public typealias Shown = dev.selvedge.ffi.Shown
+
+/** An event of a paywall. */
+public typealias PaywallEvent = dev.selvedge.ffi.PaywallEvent
+
+/** An event to keep. */
+public typealias NewEvent = dev.selvedge.ffi.NewEvent
+
+/** Where placements come from. */
+public typealias ExperimentsConfig = dev.selvedge.ffi.ExperimentsConfig
+
+/** A key that configurations may be signed with. */
+public typealias TrustedKey = dev.selvedge.ffi.TrustedKey
+
+/** Where a configuration came from. */
+public typealias ConfigOrigin = dev.selvedge.ffi.ConfigOrigin
+
+/** How the placements' configuration is doing. */
+public typealias ConfigHealth = dev.selvedge.ffi.ConfigHealth
+
+/** Whether, where and when an offer is made to who is leaving. */
+public typealias ExitOfferSettings = dev.selvedge.ffi.ExitOfferSettings
+
+/** What happened at a paywall. */
+public typealias ExitInput = dev.selvedge.ffi.ExitInput
+
+/** What to do about it. */
+public typealias ExitAction = dev.selvedge.ffi.ExitAction
+
+/** What may set an exit offer off. */
+public typealias Trigger = dev.selvedge.ffi.Trigger
+
+/** Where the app runs. */
+public typealias Platform = dev.selvedge.ffi.Platform
+
+/** Whether the store would let somebody have an offer. */
+public typealias Eligibility = dev.selvedge.ffi.Eligibility
+
+/** Why no offer is made. */
+public typealias Declined = dev.selvedge.ffi.Declined

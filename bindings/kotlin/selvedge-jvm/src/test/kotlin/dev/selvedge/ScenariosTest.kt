@@ -43,8 +43,11 @@ import kotlin.test.assertTrue
 import kotlin.time.Duration.Companion.microseconds
 import kotlin.time.Duration.Companion.milliseconds
 import kotlin.time.Duration.Companion.seconds
+import dev.selvedge.ffi.ExitAction as ExitActionOf
+import dev.selvedge.ffi.ExitInput as ExitInputOf
 import dev.selvedge.ffi.JobOutcome as Outcome
 import dev.selvedge.ffi.Notice as NoticeOf
+import dev.selvedge.ffi.PaywallEvent as PaywallEventOf
 import dev.selvedge.ffi.Start as StartAt
 
 /** The scenarios of bindings/scenarios.md, on the real library, database, HTTP and model. */
@@ -434,6 +437,150 @@ class ScenariosTest {
             assertFailsWith<SelvedgeException.Unsupported> { engine.chat(ask("Hi", 1)).first() }
         }
 
+    private suspend fun shop(
+        database: String = path,
+        cache: String? = null,
+    ): Engine =
+        Engine
+            .open(database, experiments = ExperimentsConfig(bundledJson = PLACEMENTS, cache = cache))
+            .also { engines += it }
+
+    private fun purchase(
+        currency: String = "EUR",
+        discount: UByte = 50u,
+        revenue: Long = 1499,
+    ) = PaywallEventOf.PurchaseCompleted(
+        productId = "pro.annual",
+        revenue = revenue,
+        currency = currency,
+        isTrial = false,
+        discountPct = discount,
+        isRefund = false,
+        placementId = "main_paywall",
+        transactionId = null,
+    )
+
+    @Test
+    fun `a placement is shown and stays`() =
+        scenario {
+            val engine = shop()
+            val request = AssignRequest("ada", "main_paywall", device = "phone", attributesJson = """{"country":"DE"}""")
+            val seen = engine.assign(request)
+            assertEquals(Triple("depth", "half", true), Triple(seen.experiment, seen.variation, seen.enrolled))
+            val shown = assertNotNull(seen.shown)
+            assertEquals("annual_half" to 50.toUByte(), shown.offering to shown.discountPct)
+            assertEquals(mapOf("title" to "Go pro"), shown.copy)
+            assertTrue(assertNotNull(shown.exitOffer).enabled)
+            engine.close()
+            val again = shop()
+            assertEquals(seen, again.assign("main_paywall", "ada", device = "phone"))
+            val elsewhere = again.assign(AssignRequest("ada", "main_paywall", attributesJson = """{"country":"FR"}"""))
+            assertEquals(null to "annual", elsewhere.experiment to elsewhere.shown?.offering)
+        }
+
+    @Test
+    fun `a peek enrols nobody`() =
+        scenario {
+            val engine = shop()
+            val seen = engine.assign(AssignRequest("ada", "main_paywall", peek = true))
+            assertEquals("half" to false, seen.variation to seen.enrolled)
+            assertEquals(emptyList(), engine.intents().items)
+        }
+
+    @Test
+    fun `a placement that is not configured is not found`() =
+        scenario {
+            val engine = shop()
+            assertNull(engine.assign("upgrade_nudge", "ada").shown)
+            assertFailsWith<SelvedgeException.NotFound> { engine.assign("elsewhere", "ada") }
+            assertFailsWith<SelvedgeException.InvalidInput> {
+                engine.assign(AssignRequest("ada", "main_paywall", attributesJson = "[]"))
+            }
+            val bare = Engine.open(folder.resolve("bare.db").path).also { engines += it }
+            assertFailsWith<SelvedgeException.Unsupported> { bare.assign("main_paywall", "ada") }
+        }
+
+    @Test
+    fun `events go to the server once`() =
+        scenario {
+            val engine = shop()
+            repeat(2) { engine.assign("main_paywall", "ada") }
+            val bought = NewEvent("ada", purchase(), UUID.randomUUID().toString())
+            repeat(2) { engine.track(bought) }
+            val flushed = engine.flush(transport)
+            assertEquals(2uL to 0uL, flushed.answered to flushed.failed)
+            val sent = seen.map { it.second }
+            assertContains(sent[0], "paywall_impression")
+            assertContains(sent[1], "purchase_completed")
+            assertContains(sent[1], bought.id!!)
+            assertTrue(sent.all { "events.track" in it })
+        }
+
+    @Test
+    fun `an event that is wrong is refused`() =
+        scenario {
+            val engine = shop()
+            for (wrong in listOf(purchase(currency = "euro"), purchase(discount = 101u), purchase(revenue = -1))) {
+                assertFailsWith<SelvedgeException.InvalidInput> { engine.track("ada", wrong) }
+            }
+            assertFailsWith<SelvedgeException.InvalidInput> { engine.track("", purchase()) }
+            assertEquals(emptyList(), engine.intents().items)
+        }
+
+    @Test
+    fun `a configuration is fetched and kept`() =
+        scenario {
+            val cache = folder.resolve("placements.json").path
+            val tags = ConcurrentLinkedQueue<String>()
+            var body = """{"features":{"main_paywall":{"defaultValue":{"offering":"from_the_server"}}}}"""
+            var tag = "\"1\""
+            val server =
+                HttpTransport { request ->
+                    val known = request.headers.firstOrNull { it.name == "if-none-match" }?.value
+                    tags += known ?: "none"
+                    val etag = listOf(Header("ETag", tag))
+                    if (known == tag) HttpResponse(304u, etag) else HttpResponse(200u, etag, body.encodeToByteArray())
+                }
+            val engine = shop(cache = cache)
+            assertEquals(ConfigOrigin.BUNDLED, engine.configHealth().source)
+            assertTrue(engine.refreshConfig(server))
+            assertFalse(engine.refreshConfig(server))
+            assertEquals(listOf("none", "\"1\""), tags.toList())
+            assertEquals("from_the_server", engine.assign("main_paywall", "ada").shown?.offering)
+            body = """{"features": {"main_pay"""
+            tag = "\"2\""
+            assertFailsWith<SelvedgeException.Damaged> { engine.refreshConfig(server) }
+            val health = engine.configHealth()
+            assertEquals(Triple(ConfigOrigin.SERVER, 1uL, false), Triple(health.source, health.features, health.stale))
+            assertNotNull(health.lastError)
+            engine.close()
+            val again = shop(cache = cache)
+            assertEquals(ConfigOrigin.CACHE, again.configHealth().source)
+            assertEquals("from_the_server", again.assign("main_paywall", "ada").shown?.offering)
+        }
+
+    @Test
+    fun `an exit offer is made once`() =
+        scenario {
+            val shown = assertNotNull(shop().assign("main_paywall", "ada").shown)
+            val first = ExitOffer(Platform.ANDROID)
+            first.configure(shown.exitOffer)
+            val (load, check) = first.on(ExitInputOf.PaywallShown("main_paywall", shown.offering, "depth", "half"), 0)
+            assertTrue(load is ExitActionOf.LoadOffer && check is ExitActionOf.CheckEligibility)
+            assertEquals(Declined.NOT_LOADED, first.declined(Trigger.BACK, 1))
+            first.on(ExitInputOf.OfferLoaded(load.revision, "exit_annual"), 1)
+            first.on(ExitInputOf.EligibilityKnown(load.revision, Eligibility.ELIGIBLE), 2)
+            val exit = ExitOffer.restore(first.save())
+            first.close()
+            assertNull(exit.declined(Trigger.BACK, 3))
+            val (show, record) = exit.on(ExitInputOf.Back, 3)
+            assertEquals(ExitActionOf.ShowOffer("exit_offer", "exit_annual", Trigger.BACK), show)
+            assertEquals("half", ((record as ExitActionOf.Record).event as PaywallEventOf.ExitOfferTriggered).variant)
+            assertEquals(listOf(ExitActionOf.LetGo(Declined.OFFER_SHOWN)), exit.on(ExitInputOf.Back, 4))
+            exit.close()
+            assertFailsWith<SelvedgeException.InvalidInput> { ExitOffer.restore("not a state") }
+        }
+
     @Test
     fun `a used cancel handle stops a call`() =
         scenario {
@@ -637,6 +784,7 @@ class ScenariosTest {
             engine.publish("news", TEA)
             repeat(10_000) {
                 CancelHandle().use { it.cancel() }
+                ExitOffer(Platform.ANDROID).use { it.on(ExitInputOf.Tick) }
                 engine.subscribe("news", StartAt.Earliest).first()
             }
             repeat(200) { Engine.open("$path-$it").close() }
@@ -645,5 +793,19 @@ class ScenariosTest {
 
     private companion object {
         val TEA = """{"item":"tea"}""".encodeToByteArray()
+        val PLACEMENTS =
+            """
+            {"features": {
+                "main_paywall": {"defaultValue": {"offering": "annual"}, "rules": [{
+                    "key": "depth", "hashVersion": 2, "weights": [0.0, 1.0], "condition": {"country": {"${'$'}ne": "FR"}},
+                    "variations": [{"offering": "annual"}, {
+                        "offering": "annual_half", "discount_pct": 50, "copy": {"title": "Go pro"},
+                        "exit_offer": {"enabled": true, "placement": "exit_offer"}
+                    }],
+                    "meta": [{"key": "control"}, {"key": "half"}]
+                }]},
+                "upgrade_nudge": {"defaultValue": null}
+            }}
+            """.trimIndent()
     }
 }

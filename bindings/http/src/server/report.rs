@@ -1,0 +1,62 @@
+//! `/v1/experiments/{id}/report`: whether it earned more, as JSON or as a page.
+
+use axum::{
+    Extension, Json,
+    extract::{Path, Query, State},
+    response::{Html, IntoResponse, Response},
+};
+use http::{HeaderMap, Uri, header};
+use selvedge_core::{Context, Error, ErrorKind};
+use selvedge_experiments::analysis::{Options, Refunds, analyze, input};
+use serde::Deserialize;
+
+use super::AppState;
+use crate::Problem;
+
+const OPERATION: &str = "http.report";
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    /// The variation that the others are compared with.
+    control: Option<String>,
+    /// Users of each arm that were planned; without it this counts as the only look.
+    planned: Option<u64>,
+    /// `json` or `html`; without it, what the `Accept` header says.
+    format: Option<Format>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Format {
+    Json,
+    Html,
+}
+
+pub(super) async fn report(
+    State(state): State<AppState>,
+    Extension(cx): Extension<Context>,
+    Path(experiment): Path<String>,
+    headers: HeaderMap,
+    uri: Uri,
+) -> Result<Response, Problem> {
+    let Query(asked) = Query::<Asked>::try_from_uri(&uri)
+        .map_err(|error| Problem::bad(OPERATION, format!("the query cannot be read: {}", error.body_text())))?;
+    let cx = cx.with_timeout(state.options.timeout);
+    let users = input::read_facts(state.engine.store()?, &cx, &experiment, Refunds::Net).await?;
+    let options =
+        Options { control: asked.control, planned_per_arm: asked.planned, refunds: Refunds::Net, ..Options::default() };
+    // Seconds of arithmetic for millions of users.
+    let report = tokio::task::spawn_blocking(move || analyze(users, &options)).await;
+    let report = report.map_err(|error| {
+        Error::new(ErrorKind::Internal, OPERATION, "the analysis panicked")
+            .with("experiment", &experiment)
+            .caused_by(error)
+    })??;
+    let accepts = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    Ok(match asked.format {
+        Some(Format::Html) => Html(report.html()).into_response(),
+        None if accepts.contains("text/html") => Html(report.html()).into_response(),
+        _ => Json(report).into_response(),
+    })
+}
