@@ -197,3 +197,33 @@ fn arms_of_unequal_size_are_looked_into_first() {
     let weights = [("A".to_owned(), 2_000.0), ("B".to_owned(), 2_400.0)].into();
     assert!(read(&text, &Options { weights, ..Options::default() }).expect("a report").srm.holds);
 }
+
+#[test]
+fn users_who_pay_nothing_are_a_report_too() {
+    let mut text = String::from("user_id,variation,revenue,converted,covariate,day\n");
+    (0..100).for_each(|user| text += &format!("u{user},{},0,0,1,{}\n", ["A", "B"][user % 2], user / 50));
+    let options = Options { winsorise: Some(0.999), planned_per_arm: Some(100), ..Options::default() };
+    let report = read(&text, &options).expect("a report");
+    let b = report.variations[1].comparison.as_ref().expect("a comparison");
+    assert!(b.lift.absolute.is_none() && b.cuped.is_none() && b.winsorised.is_none() && b.p_adjusted.is_none());
+    assert!(!report.html().contains("NaN") && report.text().contains("cannot be compared"));
+    assert!(serde_json::to_string(&report).is_ok());
+}
+
+proptest::proptest! {
+    /// Whatever a file holds, it is a report or an error.
+    #[test]
+    fn garbage_is_refused(
+        head in proptest::sample::select(vec!["", HEAD, "user_id,variation,revenue,converted,day,covariate,currency\n"]),
+        rows in proptest::collection::vec("[a-c\",\n\r0-9.eE+NaN-]{0,40}", 0..8),
+        bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..60),
+    ) {
+        let mut text = format!("{head}{}", rows.join("\n")).into_bytes();
+        text.extend(bytes);
+        if let Ok(csv) = Csv::new(text.as_slice(), &[])
+            && let Ok(report) = analyze(csv, &Options { refunds: Refunds::Net, ..Options::default() })
+        {
+            proptest::prop_assert!(!report.html().is_empty());
+        }
+    }
+}

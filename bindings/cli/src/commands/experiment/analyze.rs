@@ -3,36 +3,40 @@
 use std::{path::Path, process::ExitCode};
 
 use selvedge::{
-    Context, Error, ErrorKind, Result,
+    Context, Result,
     experiments::analysis::{
-        Options, Refunds, Report, analyze,
+        Options, Report, analyze,
         input::{self, Users},
     },
 };
 
 use super::{
     super::{block_on, store::open_existing},
-    arguments::{self, Shown},
+    how,
 };
-use crate::{config::Config, output};
+use crate::{
+    arguments::experiment::{self as arguments, Shown},
+    config::Config,
+    output,
+};
 
 pub(super) fn file(options: arguments::Analyze) -> Result<()> {
-    let how = options.how.options()?;
+    let how = how::options(options.how)?;
     show(&of_file(&options.input, &how)?, &options.shown)
 }
 
 pub(super) fn report(config: Config, options: arguments::Report) -> Result<()> {
-    let how = options.how.options()?;
+    let how = how::options(options.how)?;
     let users = users(config, options.store, &options.experiment, &how)?;
     show(&analyze(users, &how)?, &options.shown)
 }
 
 pub(super) fn check(config: impl FnOnce() -> Result<Config>, options: arguments::Check) -> Result<ExitCode> {
-    let how = options.how.options()?;
+    let how = how::options(options.how)?;
     let report = match (&options.experiment, &options.input) {
         (_, Some(path)) => of_file(path, &how)?,
         (Some(experiment), None) => analyze(users(config()?, options.store, experiment, &how)?, &how)?,
-        (None, None) => return Err(Error::new(ErrorKind::InvalidInput, "cli.experiment", "there is nothing to check")),
+        (None, None) => return Err(how::invalid("there is nothing to check")),
     };
     let srm = &report.srm;
     if options.json {
@@ -57,7 +61,7 @@ pub(super) fn check(config: impl FnOnce() -> Result<Config>, options: arguments:
 }
 
 pub(super) fn export(config: Config, options: arguments::Export) -> Result<()> {
-    let how = Options { refunds: Refunds::from(options.refunds), ..Options::default() };
+    let how = Options { refunds: how::refunds(options.refunds), ..Options::default() };
     let mut users = users(config, options.store, &options.experiment, &how)?;
     let count = input::export(&mut users, &options.output)?;
     output::note(&format!("{count} users written"));
@@ -80,9 +84,7 @@ fn users(mut config: Config, store: Option<String>, experiment: &str, options: &
 fn show(report: &Report, shown: &Shown) -> Result<()> {
     if let Some(path) = &shown.html {
         std::fs::write(path, report.html()).map_err(|error| {
-            Error::new(ErrorKind::InvalidInput, "cli.experiment", "the page cannot be written")
-                .with("file", path.display())
-                .caused_by(error)
+            how::invalid("the page cannot be written").with("file", path.display()).caused_by(error)
         })?;
     }
     if shown.json {

@@ -8,7 +8,7 @@ use selvedge::{
 };
 use serde_json::{Map, Value};
 
-use super::arguments::Eval;
+use crate::arguments::experiment::Eval;
 use crate::output;
 
 pub(super) fn run(options: &Eval) -> Result<()> {

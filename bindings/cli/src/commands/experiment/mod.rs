@@ -1,17 +1,19 @@
 //! `selvedge experiment`.
 
 mod analyze;
-pub(crate) mod arguments;
 mod eval;
+mod how;
 mod plan;
 pub(super) mod sign;
 
 use std::process::ExitCode;
 
-use arguments::{Experiment, ExperimentCommand};
 use selvedge::Result;
 
-use crate::config::Config;
+use crate::{
+    arguments::experiment::{Experiment, ExperimentCommand},
+    config::Config,
+};
 
 /// Runs the command; `config` is asked for only where a Store is needed.
 pub(crate) fn run(config: impl FnOnce() -> Result<Config>, options: Experiment) -> Result<ExitCode> {

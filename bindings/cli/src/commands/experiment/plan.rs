@@ -1,19 +1,22 @@
 //! Before an experiment: boundaries and the number of users.
 
 use selvedge::{
-    Error, ErrorKind, Result,
+    Result,
     experiments::analysis::{self, Allocation, Looks, Plan, power::cv_of_all},
 };
 
-use super::arguments::{self, Metric};
-use crate::output::{self, thousands};
+use super::how;
+use crate::{
+    arguments::experiment::{self as arguments, Metric},
+    output::{self, thousands},
+};
 
 pub(super) fn bounds(options: &arguments::Bounds) -> Result<()> {
     let looks = Looks {
         fractions: options.looks.clone(),
         alpha: options.error.alpha,
         sides: options.sides,
-        spending: options.error.spending.into(),
+        spending: how::spending(options.error.spending),
     };
     let found = analysis::bounds(&looks)?;
     if options.json {
@@ -45,13 +48,13 @@ pub(super) fn power(options: &arguments::Power) -> Result<()> {
         lift: options.lift,
         power: options.power,
         looks: Looks {
-            fractions: arguments::looks(&options.looks)?,
+            fractions: how::looks(&options.looks)?,
             alpha: options.error.alpha,
             sides: options.sides,
-            spending: options.error.spending.into(),
+            spending: how::spending(options.error.spending),
         },
         allocation: Allocation { treated_per_control: options.allocation },
-        variance: options.variance.into(),
+        variance: how::variance(options.variance),
     };
     let found = analysis::power(&plan)?;
     if options.json {
@@ -94,7 +97,7 @@ fn cv(options: &arguments::Power) -> Result<f64> {
         (Metric::Revenue, None, Some(payers)) => cv_of_all(payers, options.payer_cv),
         // Everybody who buys counts the same.
         (Metric::Conversion, _, Some(payers)) => cv_of_all(payers, 0.0),
-        _ => Err(Error::new(ErrorKind::InvalidInput, "cli.experiment", "how much users differ is not known")
+        _ => Err(how::invalid("how much users differ is not known")
             .advise("give --cv, or the share of users who pay with --payers")),
     }
 }

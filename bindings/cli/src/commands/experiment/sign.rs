@@ -8,7 +8,7 @@ use selvedge::{
     experiments::{public_key, sign},
 };
 
-use super::arguments::Sign;
+use crate::arguments::experiment::Sign;
 use crate::output;
 
 const MAKE: &str = "a key is 64 hex digits: `openssl rand -hex 32` makes one";

@@ -1,12 +1,8 @@
 //! The command line of `selvedge experiment`.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
-use selvedge::{
-    Error, ErrorKind, Result,
-    experiments::analysis::{self, Better, Correction, Guardrail, Options, Prior, Refunds, Spending, Variance},
-};
 
 #[derive(Debug, Args)]
 pub(crate) struct Experiment {
@@ -107,15 +103,6 @@ pub(crate) enum SpendingName {
     Pocock,
 }
 
-impl From<SpendingName> for Spending {
-    fn from(name: SpendingName) -> Self {
-        match name {
-            SpendingName::ObrienFleming => Self::ObrienFleming,
-            SpendingName::Pocock => Self::Pocock,
-        }
-    }
-}
-
 #[derive(Debug, Args)]
 pub(crate) struct Power {
     /// What is to be found out
@@ -173,16 +160,6 @@ pub(crate) enum VarianceName {
     Price,
 }
 
-impl From<VarianceName> for Variance {
-    fn from(name: VarianceName) -> Self {
-        match name {
-            VarianceName::Equal => Self::Equal,
-            VarianceName::Volume => Self::Volume,
-            VarianceName::Price => Self::Price,
-        }
-    }
-}
-
 /// How an experiment is analysed.
 #[derive(Debug, Args)]
 pub(crate) struct How {
@@ -214,7 +191,7 @@ pub(crate) struct How {
     pub(crate) refunds: RefundsName,
     /// A column that may get worse by a margin at most, and which way is better: sessions:0.02:higher
     #[arg(long = "guardrail", value_name = "COLUMN:MARGIN:WAY", value_parser = guardrail)]
-    pub(crate) guardrails: Vec<Guardrail>,
+    pub(crate) guardrails: Vec<GuardrailName>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -233,44 +210,6 @@ pub(crate) enum RefundsName {
     Net,
     /// It counts as nothing
     Zero,
-}
-
-impl From<RefundsName> for Refunds {
-    fn from(name: RefundsName) -> Self {
-        match name {
-            RefundsName::Refuse => Self::Refuse,
-            RefundsName::Net => Self::Net,
-            RefundsName::Zero => Self::Zero,
-        }
-    }
-}
-
-impl How {
-    pub(crate) fn options(self) -> Result<Options> {
-        let mut weights = BTreeMap::new();
-        for (name, weight) in self.weights {
-            if weights.insert(name.clone(), weight).is_some() {
-                return Err(invalid("a variation has two weights").with("variation", name));
-            }
-        }
-        Ok(Options {
-            control: self.control,
-            weights,
-            alpha: self.error.alpha,
-            spending: self.error.spending.into(),
-            planned_per_arm: self.planned,
-            looks: self.looks,
-            correction: match self.correction {
-                CorrectionName::Holm => Correction::Holm,
-                CorrectionName::BenjaminiHochberg => Correction::BenjaminiHochberg,
-            },
-            prior: self.prior.map(|deviation| Prior { mean: 0.0, deviation }),
-            winsorise: self.winsorise,
-            refunds: self.refunds.into(),
-            guardrails: self.guardrails,
-            ..Options::default()
-        })
-    }
 }
 
 /// What is printed.
@@ -346,36 +285,27 @@ fn weight(text: &str) -> Result<(String, f64), String> {
     parts.ok_or_else(|| "write NAME=SHARE, as in control=0.5".into())
 }
 
-fn guardrail(text: &str) -> Result<Guardrail, String> {
+/// A column, how much worse it may get, and whether more of it is better.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct GuardrailName {
+    pub(crate) column: String,
+    pub(crate) margin: f64,
+    pub(crate) higher: bool,
+}
+
+fn guardrail(text: &str) -> Result<GuardrailName, String> {
     let mut parts = text.rsplitn(3, ':');
     let (way, margin, column) = (parts.next(), parts.next(), parts.next());
-    let better = match way {
-        Some("higher") => Some(Better::Higher),
-        Some("lower") => Some(Better::Lower),
+    let higher = match way {
+        Some("higher") => Some(true),
+        Some("lower") => Some(false),
         _ => None,
     };
     let margin = margin.and_then(|margin| margin.parse().ok());
-    match (column.filter(|column| !column.is_empty()), margin, better) {
-        (Some(column), Some(margin), Some(better)) => Ok(Guardrail { column: column.into(), margin, better }),
+    match (column.filter(|column| !column.is_empty()), margin, higher) {
+        (Some(column), Some(margin), Some(higher)) => Ok(GuardrailName { column: column.into(), margin, higher }),
         _ => Err("write COLUMN:MARGIN:WAY, as in sessions:0.02:higher or refunds:0.05:lower".into()),
     }
-}
-
-/// The looks that are meant: a count, or fractions.
-pub(crate) fn looks(text: &str) -> Result<Vec<f64>> {
-    let meant =
-        || invalid("looks are a count, or fractions").with("looks", text).advise("write 5, or 0.2,0.4,0.6,0.8,1");
-    if let Ok(count) = text.parse::<u32>() {
-        if !(1..=10_000).contains(&count) {
-            return Err(meant());
-        }
-        return Ok(analysis::Looks::equal(count).fractions);
-    }
-    text.split(',').map(|fraction| fraction.trim().parse().map_err(|_| meant())).collect()
-}
-
-fn invalid(message: &str) -> Error {
-    Error::new(ErrorKind::InvalidInput, "cli.experiment", message)
 }
 
 #[cfg(test)]
@@ -383,21 +313,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn looks_are_a_count_or_fractions() {
-        assert_eq!(looks("1").expect("one"), [1.0]);
-        assert_eq!(looks("4").expect("four"), [0.25, 0.5, 0.75, 1.0]);
-        assert_eq!(looks("0.5, 1").expect("two"), [0.5, 1.0]);
-        for wrong in ["0", "", "a", "0.5;1"] {
-            assert!(looks(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
     fn weights_and_guardrails_are_read() {
         assert_eq!(weight("a=b=0.5"), Ok(("a=b".into(), 0.5)));
         assert!(weight("a").is_err());
-        let found = guardrail("refunds:0.05:lower").expect("a guardrail");
-        assert_eq!((found.column.as_str(), found.margin, found.better), ("refunds", 0.05, Better::Lower));
+        let wanted = GuardrailName { column: "refunds".into(), margin: 0.05, higher: false };
+        assert_eq!(guardrail("refunds:0.05:lower"), Ok(wanted));
         for wrong in ["refunds", "refunds:0.05", ":0.05:lower", "refunds:x:lower", "refunds:0.05:up"] {
             assert!(guardrail(wrong).is_err(), "{wrong}");
         }
