@@ -67,11 +67,7 @@ fn evaluation(plan: &Plan) -> Result<Report> {
         let mut in_rust = Command::new(&program);
         in_rust.arg("--files").arg(&folder).args(quick);
         let mut on_node = Command::new(&node);
-        on_node
-            .arg(place::root().join("plugins/experiments/benches/evaluate.mjs"))
-            .arg(&modules)
-            .arg(&folder)
-            .args(quick);
+        on_node.arg(place::root().join("tests/growthbook/benches/evaluate.mjs")).arg(&modules).arg(&folder).args(quick);
         let mut lines: Vec<Line> = measure::records(&format!("evaluate, round {round}"), &mut in_rust)?;
         lines.extend(measure::records::<Line>(&format!("evaluate on Node, round {round}"), &mut on_node)?);
         for Line { contestant, measurement } in lines {

@@ -1,5 +1,4 @@
 //! From the facts in a Store to users, on the real SQLite plugin.
-#![cfg(feature = "analysis")]
 #![allow(clippy::expect_used, reason = "A test may panic, and so may what it is made of.")]
 
 use selvedge_core::{
