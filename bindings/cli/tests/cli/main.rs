@@ -5,6 +5,7 @@
 mod batch;
 mod configuration;
 mod cost;
+mod experiment;
 mod generate;
 mod jobs;
 mod models;

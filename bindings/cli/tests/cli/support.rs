@@ -122,7 +122,8 @@ impl Server {
         *self = Self::within(folder);
     }
 
-    fn within(folder: TempDir) -> Self {
+    /// Starts with what is in the folder.
+    pub(crate) fn within(folder: TempDir) -> Self {
         let mut command = selvedge(folder.path());
         let mut process = command
             .args(["serve", "--address", "127.0.0.1:0"])
