@@ -10,6 +10,8 @@
 //! | what is configured | [`payload`], [`definition`] |
 //! | what a user sees, and why | [`evaluate`], [`result`] |
 //! | what a user saw before | [`sticky`] |
+//! | what a placement shows, and whether who leaves is made an offer | [`PlacementValue`], [`ExitOffer`] |
+//! | events and the properties they need | [`PaywallEvent`] |
 
 mod attributes;
 pub mod condition;
