@@ -458,7 +458,8 @@ class Scenarios(unittest.IsolatedAsyncioTestCase):
         engine.shutdown()
         again = await self.shop()
         self.assertEqual(await self.assign(again, "main_paywall", device="phone"), seen)
-        elsewhere = await self.assign(again, "main_paywall", attributes_json='{"country":"FR"}')
+        elsewhere = sv.AssignRequest(subject="bob", placement="main_paywall", attributes_json='{"country":"FR"}')
+        elsewhere = await again.assign(elsewhere, sv.Call(), None)
         self.assertEqual((elsewhere.experiment, elsewhere.shown.offering), (None, "annual"))
 
     async def test_a_peek_enrols_nobody(self):

@@ -471,6 +471,22 @@ private let UNIFFI_CALLBACK_UNEXPECTED_ERROR: Int32 = 2
 #if swift(>=5.8)
 @_documentation(visibility: private)
 #endif
+fileprivate struct FfiConverterUInt8: FfiConverterPrimitive {
+    typealias FfiType = UInt8
+    typealias SwiftType = UInt8
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> UInt8 {
+        return try lift(readInt(&buf))
+    }
+
+    public static func write(_ value: UInt8, into buf: inout [UInt8]) {
+        writeInt(&buf, lower(value))
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
 fileprivate struct FfiConverterUInt16: FfiConverterPrimitive {
     typealias FfiType = UInt16
     typealias SwiftType = UInt16
@@ -1445,6 +1461,42 @@ public protocol EngineProtocol: AnyObject, Sendable {
     func trim(cancel: CancelHandle?) async throws 
     
     /**
+     * What somebody sees at a placement. The same person sees the same every time, and unless this peeks, what was
+     * assigned and its impression are kept before this returns.
+     *
+     * # Errors
+     * `NotFound` for a placement that is not configured: that differs from one that shows nothing. `Unsupported` when the
+     * engine was opened without experiments, `InvalidInput` for attributes that are no JSON object.
+     */
+    func assign(request: AssignRequest, call: Call, cancel: CancelHandle?) async throws  -> Assignment
+    
+    /**
+     * How the configuration of placements is doing.
+     *
+     * # Errors
+     * `Closed`; `Unsupported` when the engine was opened without experiments.
+     */
+    func configHealth() throws  -> ConfigHealth
+    
+    /**
+     * Fetches the configuration of placements if it has changed, and says whether it had. Whatever goes wrong, the one that
+     * holds stays. `path` is below the server's address: `/v1/config`.
+     *
+     * # Errors
+     * `Unavailable` when the server does not answer with one, `Damaged`, `PermissionDenied` for a signature that is wrong or
+     * not trusted, `Conflict` for one that is older, `Unsupported` when the engine was opened without experiments.
+     */
+    func refreshConfig(transport: HttpTransport, path: String, call: Call, cancel: CancelHandle?) async throws  -> Bool
+    
+    /**
+     * Keeps an event and sends it to the server with the outbox. The same id again changes nothing.
+     *
+     * # Errors
+     * `InvalidInput`, naming the property that is wrong; `Unsupported` when the engine was opened without experiments.
+     */
+    func track(event: NewEvent, call: Call, cancel: CancelHandle?) async throws 
+    
+    /**
      * Sends every pending intent once, whether its retry is due or not: for the moment the network comes back, or the
      * system gives the app a minute.
      *
@@ -1824,6 +1876,91 @@ open func trim(cancel: CancelHandle? = nil)async throws   {
 }
     
     /**
+     * What somebody sees at a placement. The same person sees the same every time, and unless this peeks, what was
+     * assigned and its impression are kept before this returns.
+     *
+     * # Errors
+     * `NotFound` for a placement that is not configured: that differs from one that shows nothing. `Unsupported` when the
+     * engine was opened without experiments, `InvalidInput` for attributes that are no JSON object.
+     */
+open func assign(request: AssignRequest, call: Call, cancel: CancelHandle?)async throws  -> Assignment  {
+    return
+        try  await uniffiRustCallAsync(
+            rustFutureFunc: {
+                uniffi_selvedge_ffi_fn_method_engine_assign(
+                        self.uniffiCloneHandle(),FfiConverterTypeAssignRequest_lower(request),FfiConverterTypeCall_lower(call),FfiConverterOptionTypeCancelHandle.lower(cancel)
+                )
+            },
+            pollFunc: ffi_selvedge_ffi_rust_future_poll_rust_buffer,
+            completeFunc: ffi_selvedge_ffi_rust_future_complete_rust_buffer,
+            freeFunc: ffi_selvedge_ffi_rust_future_free_rust_buffer,
+            liftFunc: FfiConverterTypeAssignment_lift,
+            errorHandler: FfiConverterTypeEngineError_lift
+        )
+}
+    
+    /**
+     * How the configuration of placements is doing.
+     *
+     * # Errors
+     * `Closed`; `Unsupported` when the engine was opened without experiments.
+     */
+open func configHealth()throws  -> ConfigHealth  {
+    return try  FfiConverterTypeConfigHealth_lift(try rustCallWithError(FfiConverterTypeEngineError_lift) {
+        uniffiCallStatus in
+    uniffi_selvedge_ffi_fn_method_engine_config_health(
+            self.uniffiCloneHandle(),uniffiCallStatus
+    )
+})
+}
+    
+    /**
+     * Fetches the configuration of placements if it has changed, and says whether it had. Whatever goes wrong, the one that
+     * holds stays. `path` is below the server's address: `/v1/config`.
+     *
+     * # Errors
+     * `Unavailable` when the server does not answer with one, `Damaged`, `PermissionDenied` for a signature that is wrong or
+     * not trusted, `Conflict` for one that is older, `Unsupported` when the engine was opened without experiments.
+     */
+open func refreshConfig(transport: HttpTransport, path: String, call: Call, cancel: CancelHandle?)async throws  -> Bool  {
+    return
+        try  await uniffiRustCallAsync(
+            rustFutureFunc: {
+                uniffi_selvedge_ffi_fn_method_engine_refresh_config(
+                        self.uniffiCloneHandle(),FfiConverterTypeHttpTransport_lower(transport),FfiConverterString.lower(path),FfiConverterTypeCall_lower(call),FfiConverterOptionTypeCancelHandle.lower(cancel)
+                )
+            },
+            pollFunc: ffi_selvedge_ffi_rust_future_poll_i8,
+            completeFunc: ffi_selvedge_ffi_rust_future_complete_i8,
+            freeFunc: ffi_selvedge_ffi_rust_future_free_i8,
+            liftFunc: FfiConverterBool.lift,
+            errorHandler: FfiConverterTypeEngineError_lift
+        )
+}
+    
+    /**
+     * Keeps an event and sends it to the server with the outbox. The same id again changes nothing.
+     *
+     * # Errors
+     * `InvalidInput`, naming the property that is wrong; `Unsupported` when the engine was opened without experiments.
+     */
+open func track(event: NewEvent, call: Call, cancel: CancelHandle?)async throws   {
+    return
+        try  await uniffiRustCallAsync(
+            rustFutureFunc: {
+                uniffi_selvedge_ffi_fn_method_engine_track(
+                        self.uniffiCloneHandle(),FfiConverterTypeNewEvent_lower(event),FfiConverterTypeCall_lower(call),FfiConverterOptionTypeCancelHandle.lower(cancel)
+                )
+            },
+            pollFunc: ffi_selvedge_ffi_rust_future_poll_void,
+            completeFunc: ffi_selvedge_ffi_rust_future_complete_void,
+            freeFunc: ffi_selvedge_ffi_rust_future_free_void,
+            liftFunc: { $0 },
+            errorHandler: FfiConverterTypeEngineError_lift
+        )
+}
+    
+    /**
      * Sends every pending intent once, whether its retry is due or not: for the moment the network comes back, or the
      * system gives the app a minute.
      *
@@ -2179,6 +2316,247 @@ public func FfiConverterTypeEngine_lift(_ handle: UInt64) throws -> Engine {
 #endif
 public func FfiConverterTypeEngine_lower(_ value: Engine) -> UInt64 {
     return FfiConverterTypeEngine.lower(value)
+}
+
+
+
+
+
+
+/**
+ * Decides whether somebody who leaves a paywall is made one more offer: tell it what happens, and do what it says.
+ *
+ * It does no I/O, so a decision takes no time and may be made on the main thread. It may be used from any thread.
+ */
+public protocol ExitOfferProtocol: AnyObject, Sendable {
+    
+    /**
+     * Sets what a paywall's placement says about exit offers; `None` switches them off. Call it before `PaywallShown`.
+     *
+     * # Errors
+     * None; it is a `Result` like every call.
+     */
+    func configure(settings: ExitOfferSettings?) throws 
+    
+    /**
+     * What would keep an offer from being made for this trigger now; `None` when one would be.
+     *
+     * # Errors
+     * None; it is a `Result` like every call.
+     */
+    func declined(trigger: Trigger, atMs: Int64) throws  -> Declined?
+    
+    /**
+     * Takes in what happened at `at_ms`, the wall clock in ms since the Unix epoch, and says what to do, in order. `Back`
+     * and `Swipe` always come to exactly one of `ShowOffer` and `LetGo`.
+     *
+     * # Errors
+     * None; it is a `Result` like every call.
+     */
+    func on(input: ExitInput, atMs: Int64) throws  -> [ExitAction]
+    
+    /**
+     * All of its state, as text.
+     *
+     * # Errors
+     * None; it is a `Result` like every call.
+     */
+    func save() throws  -> String
+    
+}
+/**
+ * Decides whether somebody who leaves a paywall is made one more offer: tell it what happens, and do what it says.
+ *
+ * It does no I/O, so a decision takes no time and may be made on the main thread. It may be used from any thread.
+ */
+open class ExitOffer: ExitOfferProtocol, @unchecked Sendable {
+    fileprivate let handle: UInt64
+
+    /// Used to instantiate a [FFIObject] without an actual handle, for fakes in tests, mostly.
+#if swift(>=5.8)
+    @_documentation(visibility: private)
+#endif
+    public struct NoHandle {
+        public init() {}
+    }
+
+    // TODO: We'd like this to be `private` but for Swifty reasons,
+    // we can't implement `FfiConverter` without making this `required` and we can't
+    // make it `required` without making it `public`.
+#if swift(>=5.8)
+    @_documentation(visibility: private)
+#endif
+    required public init(unsafeFromHandle handle: UInt64) {
+        self.handle = handle
+    }
+
+    // This constructor can be used to instantiate a fake object.
+    // - Parameter noHandle: Placeholder value so we can have a constructor separate from the default empty one that may be implemented for classes extending [FFIObject].
+    //
+    // - Warning:
+    //     Any object instantiated with this constructor cannot be passed to an actual Rust-backed object. Since there isn't a backing handle the FFI lower functions will crash.
+#if swift(>=5.8)
+    @_documentation(visibility: private)
+#endif
+    public init(noHandle: NoHandle) {
+        self.handle = 0
+    }
+
+#if swift(>=5.8)
+    @_documentation(visibility: private)
+#endif
+    public func uniffiCloneHandle() -> UInt64 {
+        return try! rustCall { uniffi_selvedge_ffi_fn_clone_exitoffer(self.handle, $0) }
+    }
+    /**
+     * Nothing has happened yet, and exit offers are off.
+     */
+public convenience init(platform: Platform) {
+    let handle =
+        try! rustCall() {
+        uniffiCallStatus in
+    uniffi_selvedge_ffi_fn_constructor_exitoffer_new(
+        FfiConverterTypePlatform_lower(platform),uniffiCallStatus
+    )
+}
+    self.init(unsafeFromHandle: handle)
+}
+
+    deinit {
+        if handle == 0 {
+            // Mock objects have handle=0 don't try to free them
+            return
+        }
+
+        try! rustCall { uniffi_selvedge_ffi_fn_free_exitoffer(handle, $0) }
+    }
+
+    
+    /**
+     * Goes on from what [`save`](ExitOffer::save) gave, after the system ended the app's process.
+     *
+     * # Errors
+     * `InvalidInput` when it is something else.
+     */
+public static func restore(saved: String)throws  -> ExitOffer  {
+    return try  FfiConverterTypeExitOffer_lift(try rustCallWithError(FfiConverterTypeEngineError_lift) {
+        uniffiCallStatus in
+    uniffi_selvedge_ffi_fn_constructor_exitoffer_restore(
+        FfiConverterString.lower(saved),uniffiCallStatus
+    )
+})
+}
+    
+
+    
+    /**
+     * Sets what a paywall's placement says about exit offers; `None` switches them off. Call it before `PaywallShown`.
+     *
+     * # Errors
+     * None; it is a `Result` like every call.
+     */
+open func configure(settings: ExitOfferSettings?)throws   {try rustCallWithError(FfiConverterTypeEngineError_lift) {
+        uniffiCallStatus in
+    uniffi_selvedge_ffi_fn_method_exitoffer_configure(
+            self.uniffiCloneHandle(),
+        FfiConverterOptionTypeExitOfferSettings.lower(settings),uniffiCallStatus
+    )
+}
+}
+    
+    /**
+     * What would keep an offer from being made for this trigger now; `None` when one would be.
+     *
+     * # Errors
+     * None; it is a `Result` like every call.
+     */
+open func declined(trigger: Trigger, atMs: Int64)throws  -> Declined?  {
+    return try  FfiConverterOptionTypeDeclined.lift(try rustCallWithError(FfiConverterTypeEngineError_lift) {
+        uniffiCallStatus in
+    uniffi_selvedge_ffi_fn_method_exitoffer_declined(
+            self.uniffiCloneHandle(),
+        FfiConverterTypeTrigger_lower(trigger),
+        FfiConverterInt64.lower(atMs),uniffiCallStatus
+    )
+})
+}
+    
+    /**
+     * Takes in what happened at `at_ms`, the wall clock in ms since the Unix epoch, and says what to do, in order. `Back`
+     * and `Swipe` always come to exactly one of `ShowOffer` and `LetGo`.
+     *
+     * # Errors
+     * None; it is a `Result` like every call.
+     */
+open func on(input: ExitInput, atMs: Int64)throws  -> [ExitAction]  {
+    return try  FfiConverterSequenceTypeExitAction.lift(try rustCallWithError(FfiConverterTypeEngineError_lift) {
+        uniffiCallStatus in
+    uniffi_selvedge_ffi_fn_method_exitoffer_on(
+            self.uniffiCloneHandle(),
+        FfiConverterTypeExitInput_lower(input),
+        FfiConverterInt64.lower(atMs),uniffiCallStatus
+    )
+})
+}
+    
+    /**
+     * All of its state, as text.
+     *
+     * # Errors
+     * None; it is a `Result` like every call.
+     */
+open func save()throws  -> String  {
+    return try  FfiConverterString.lift(try rustCallWithError(FfiConverterTypeEngineError_lift) {
+        uniffiCallStatus in
+    uniffi_selvedge_ffi_fn_method_exitoffer_save(
+            self.uniffiCloneHandle(),uniffiCallStatus
+    )
+})
+}
+    
+
+    
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeExitOffer: FfiConverter {
+    typealias FfiType = UInt64
+    typealias SwiftType = ExitOffer
+
+    public static func lift(_ handle: UInt64) throws -> ExitOffer {
+        return ExitOffer(unsafeFromHandle: handle)
+    }
+
+    public static func lower(_ value: ExitOffer) -> UInt64 {
+        return value.uniffiCloneHandle()
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> ExitOffer {
+        let handle: UInt64 = try readInt(&buf)
+        return try lift(handle)
+    }
+
+    public static func write(_ value: ExitOffer, into buf: inout [UInt8]) {
+        writeInt(&buf, lower(value))
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeExitOffer_lift(_ handle: UInt64) throws -> ExitOffer {
+    return try FfiConverterTypeExitOffer.lift(handle)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeExitOffer_lower(_ value: ExitOffer) -> UInt64 {
+    return FfiConverterTypeExitOffer.lower(value)
 }
 
 
@@ -3510,6 +3888,214 @@ public func FfiConverterTypeTopicStream_lower(_ value: TopicStream) -> UInt64 {
 
 
 /**
+ * Asks what somebody sees at a placement.
+ */
+public struct AssignRequest: Equatable, Hashable {
+    /**
+     * Who: a user id, or the device while nobody has signed in.
+     */
+    public var subject: String
+    /**
+     * Where: `main_paywall`.
+     */
+    public var placement: String
+    /**
+     * On which device. At login an account without an assignment of its own takes over its device's.
+     */
+    public var device: String?
+    /**
+     * What targeting may look at, as one JSON object.
+     */
+    public var attributesJson: String?
+    /**
+     * Look without enrolling: nothing is kept and no impression is recorded.
+     */
+    public var peek: Bool
+    /**
+     * It is shown to somebody who was about to leave; its impression says so.
+     */
+    public var exitOffer: Bool
+
+    // Default memberwise initializers are never public by default, so we
+    // declare one manually.
+    public init(
+        /**
+         * Who: a user id, or the device while nobody has signed in.
+         */subject: String, 
+        /**
+         * Where: `main_paywall`.
+         */placement: String, 
+        /**
+         * On which device. At login an account without an assignment of its own takes over its device's.
+         */device: String? = nil, 
+        /**
+         * What targeting may look at, as one JSON object.
+         */attributesJson: String? = nil, 
+        /**
+         * Look without enrolling: nothing is kept and no impression is recorded.
+         */peek: Bool = false, 
+        /**
+         * It is shown to somebody who was about to leave; its impression says so.
+         */exitOffer: Bool = false) {
+        self.subject = subject
+        self.placement = placement
+        self.device = device
+        self.attributesJson = attributesJson
+        self.peek = peek
+        self.exitOffer = exitOffer
+    }
+
+    
+
+    
+}
+
+#if compiler(>=6)
+extension AssignRequest: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeAssignRequest: FfiConverterRustBuffer {
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> AssignRequest {
+        return
+            try AssignRequest(
+                subject: FfiConverterString.read(from: &buf), 
+                placement: FfiConverterString.read(from: &buf), 
+                device: FfiConverterOptionString.read(from: &buf), 
+                attributesJson: FfiConverterOptionString.read(from: &buf), 
+                peek: FfiConverterBool.read(from: &buf), 
+                exitOffer: FfiConverterBool.read(from: &buf)
+        )
+    }
+
+    public static func write(_ value: AssignRequest, into buf: inout [UInt8]) {
+        FfiConverterString.write(value.subject, into: &buf)
+        FfiConverterString.write(value.placement, into: &buf)
+        FfiConverterOptionString.write(value.device, into: &buf)
+        FfiConverterOptionString.write(value.attributesJson, into: &buf)
+        FfiConverterBool.write(value.peek, into: &buf)
+        FfiConverterBool.write(value.exitOffer, into: &buf)
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeAssignRequest_lift(_ buf: RustBuffer) throws -> AssignRequest {
+    return try FfiConverterTypeAssignRequest.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeAssignRequest_lower(_ value: AssignRequest) -> RustBuffer {
+    return FfiConverterTypeAssignRequest.lower(value)
+}
+
+
+/**
+ * What somebody sees.
+ */
+public struct Assignment: Equatable, Hashable {
+    /**
+     * The placement.
+     */
+    public var placement: String
+    /**
+     * The experiment that decided; `None` when none ran.
+     */
+    public var experiment: String?
+    /**
+     * The variation's key.
+     */
+    public var variation: String
+    /**
+     * They are part of the experiment, so their events count.
+     */
+    public var enrolled: Bool
+    /**
+     * What to show; `None` is an explicit "show nothing".
+     */
+    public var shown: Shown?
+
+    // Default memberwise initializers are never public by default, so we
+    // declare one manually.
+    public init(
+        /**
+         * The placement.
+         */placement: String, 
+        /**
+         * The experiment that decided; `None` when none ran.
+         */experiment: String?, 
+        /**
+         * The variation's key.
+         */variation: String, 
+        /**
+         * They are part of the experiment, so their events count.
+         */enrolled: Bool, 
+        /**
+         * What to show; `None` is an explicit "show nothing".
+         */shown: Shown?) {
+        self.placement = placement
+        self.experiment = experiment
+        self.variation = variation
+        self.enrolled = enrolled
+        self.shown = shown
+    }
+
+    
+
+    
+}
+
+#if compiler(>=6)
+extension Assignment: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeAssignment: FfiConverterRustBuffer {
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> Assignment {
+        return
+            try Assignment(
+                placement: FfiConverterString.read(from: &buf), 
+                experiment: FfiConverterOptionString.read(from: &buf), 
+                variation: FfiConverterString.read(from: &buf), 
+                enrolled: FfiConverterBool.read(from: &buf), 
+                shown: FfiConverterOptionTypeShown.read(from: &buf)
+        )
+    }
+
+    public static func write(_ value: Assignment, into buf: inout [UInt8]) {
+        FfiConverterString.write(value.placement, into: &buf)
+        FfiConverterOptionString.write(value.experiment, into: &buf)
+        FfiConverterString.write(value.variation, into: &buf)
+        FfiConverterBool.write(value.enrolled, into: &buf)
+        FfiConverterOptionTypeShown.write(value.shown, into: &buf)
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeAssignment_lift(_ buf: RustBuffer) throws -> Assignment {
+    return try FfiConverterTypeAssignment.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeAssignment_lower(_ value: Assignment) -> RustBuffer {
+    return FfiConverterTypeAssignment.lower(value)
+}
+
+
+/**
  * What every call may say about itself.
  */
 public struct Call: Equatable, Hashable {
@@ -3948,6 +4534,115 @@ public func FfiConverterTypeChatRequest_lower(_ value: ChatRequest) -> RustBuffe
 
 
 /**
+ * How the placements' configuration is doing.
+ */
+public struct ConfigHealth: Equatable, Hashable {
+    /**
+     * Where the one that holds came from.
+     */
+    public var source: ConfigOrigin
+    /**
+     * How long ago the server vouched for it, in ms; `None` when it never did.
+     */
+    public var ageMs: UInt64?
+    /**
+     * It is older than allowed, or nobody ever vouched for it.
+     */
+    public var stale: Bool
+    /**
+     * How many placements and other features it has.
+     */
+    public var features: UInt64
+    /**
+     * The parts of it that could not be read and were left out.
+     */
+    public var leftOut: [String]
+    /**
+     * Why the last refresh, or reading what was kept, came to nothing.
+     */
+    public var lastError: String?
+
+    // Default memberwise initializers are never public by default, so we
+    // declare one manually.
+    public init(
+        /**
+         * Where the one that holds came from.
+         */source: ConfigOrigin, 
+        /**
+         * How long ago the server vouched for it, in ms; `None` when it never did.
+         */ageMs: UInt64?, 
+        /**
+         * It is older than allowed, or nobody ever vouched for it.
+         */stale: Bool, 
+        /**
+         * How many placements and other features it has.
+         */features: UInt64, 
+        /**
+         * The parts of it that could not be read and were left out.
+         */leftOut: [String], 
+        /**
+         * Why the last refresh, or reading what was kept, came to nothing.
+         */lastError: String?) {
+        self.source = source
+        self.ageMs = ageMs
+        self.stale = stale
+        self.features = features
+        self.leftOut = leftOut
+        self.lastError = lastError
+    }
+
+    
+
+    
+}
+
+#if compiler(>=6)
+extension ConfigHealth: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeConfigHealth: FfiConverterRustBuffer {
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> ConfigHealth {
+        return
+            try ConfigHealth(
+                source: FfiConverterTypeConfigOrigin.read(from: &buf), 
+                ageMs: FfiConverterOptionUInt64.read(from: &buf), 
+                stale: FfiConverterBool.read(from: &buf), 
+                features: FfiConverterUInt64.read(from: &buf), 
+                leftOut: FfiConverterSequenceString.read(from: &buf), 
+                lastError: FfiConverterOptionString.read(from: &buf)
+        )
+    }
+
+    public static func write(_ value: ConfigHealth, into buf: inout [UInt8]) {
+        FfiConverterTypeConfigOrigin.write(value.source, into: &buf)
+        FfiConverterOptionUInt64.write(value.ageMs, into: &buf)
+        FfiConverterBool.write(value.stale, into: &buf)
+        FfiConverterUInt64.write(value.features, into: &buf)
+        FfiConverterSequenceString.write(value.leftOut, into: &buf)
+        FfiConverterOptionString.write(value.lastError, into: &buf)
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeConfigHealth_lift(_ buf: RustBuffer) throws -> ConfigHealth {
+    return try FfiConverterTypeConfigHealth.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeConfigHealth_lower(_ value: ConfigHealth) -> RustBuffer {
+    return FfiConverterTypeConfigHealth.lower(value)
+}
+
+
+/**
  * What is well, what is not, and what to do about it.
  */
 public struct DoctorReport: Equatable, Hashable {
@@ -4055,6 +4750,10 @@ public struct EngineConfig: Equatable, Hashable {
      */
     public var queueLimit: UInt32
     /**
+     * Where placements come from; without it, there are none.
+     */
+    public var experiments: ExperimentsConfig?
+    /**
      * The longest a callback of the app may take, in ms. After that the call that needed it goes on with an error.
      */
     public var callbackTimeoutMs: UInt64
@@ -4081,6 +4780,9 @@ public struct EngineConfig: Equatable, Hashable {
          * Model calls that wait at most; one more is `Busy`.
          */queueLimit: UInt32 = UInt32(8), 
         /**
+         * Where placements come from; without it, there are none.
+         */experiments: ExperimentsConfig? = nil, 
+        /**
          * The longest a callback of the app may take, in ms. After that the call that needed it goes on with an error.
          */callbackTimeoutMs: UInt64 = UInt64(30000)) {
         self.database = database
@@ -4089,6 +4791,7 @@ public struct EngineConfig: Equatable, Hashable {
         self.models = models
         self.concurrency = concurrency
         self.queueLimit = queueLimit
+        self.experiments = experiments
         self.callbackTimeoutMs = callbackTimeoutMs
     }
 
@@ -4114,6 +4817,7 @@ public struct FfiConverterTypeEngineConfig: FfiConverterRustBuffer {
                 models: FfiConverterSequenceTypeModelConfig.read(from: &buf), 
                 concurrency: FfiConverterUInt32.read(from: &buf), 
                 queueLimit: FfiConverterUInt32.read(from: &buf), 
+                experiments: FfiConverterOptionTypeExperimentsConfig.read(from: &buf), 
                 callbackTimeoutMs: FfiConverterUInt64.read(from: &buf)
         )
     }
@@ -4125,6 +4829,7 @@ public struct FfiConverterTypeEngineConfig: FfiConverterRustBuffer {
         FfiConverterSequenceTypeModelConfig.write(value.models, into: &buf)
         FfiConverterUInt32.write(value.concurrency, into: &buf)
         FfiConverterUInt32.write(value.queueLimit, into: &buf)
+        FfiConverterOptionTypeExperimentsConfig.write(value.experiments, into: &buf)
         FfiConverterUInt64.write(value.callbackTimeoutMs, into: &buf)
     }
 }
@@ -4211,6 +4916,234 @@ public func FfiConverterTypeEnqueuedJob_lift(_ buf: RustBuffer) throws -> Enqueu
 #endif
 public func FfiConverterTypeEnqueuedJob_lower(_ value: EnqueuedJob) -> RustBuffer {
     return FfiConverterTypeEnqueuedJob.lower(value)
+}
+
+
+/**
+ * Whether, where and when an offer is made to who is leaving: a part of a placement's value.
+ */
+public struct ExitOfferSettings: Equatable, Hashable {
+    /**
+     * The server's switch.
+     */
+    public var enabled: Bool
+    /**
+     * The placement of the offer.
+     */
+    public var placement: String
+    /**
+     * What sets it off, by platform. A platform that is left out has `Back` (Android and others) or `Swipe` (iOS).
+     */
+    public var triggers: [Platform: [Trigger]]
+    /**
+     * How long a paywall is on screen before `Timeout` sets off, in ms.
+     */
+    public var timeoutMs: UInt32
+    /**
+     * How long the app is left before `Pause` sets off, in ms.
+     */
+    public var pauseMs: UInt32
+    /**
+     * The most offers in one session.
+     */
+    public var maxPerSession: UInt32
+    /**
+     * The most offers in any 24 hours.
+     */
+    public var maxPerDay: UInt32
+    /**
+     * How long the store's answer about eligibility is good for, from when it was asked, in ms.
+     */
+    public var eligibilityMs: UInt32
+    /**
+     * Make the offer also when nobody knows whether the person may have it.
+     */
+    public var offerWhenUnknown: Bool
+
+    // Default memberwise initializers are never public by default, so we
+    // declare one manually.
+    public init(
+        /**
+         * The server's switch.
+         */enabled: Bool = false, 
+        /**
+         * The placement of the offer.
+         */placement: String = "exit_offer", 
+        /**
+         * What sets it off, by platform. A platform that is left out has `Back` (Android and others) or `Swipe` (iOS).
+         */triggers: [Platform: [Trigger]] = [:], 
+        /**
+         * How long a paywall is on screen before `Timeout` sets off, in ms.
+         */timeoutMs: UInt32 = UInt32(30000), 
+        /**
+         * How long the app is left before `Pause` sets off, in ms.
+         */pauseMs: UInt32 = UInt32(5000), 
+        /**
+         * The most offers in one session.
+         */maxPerSession: UInt32 = UInt32(1), 
+        /**
+         * The most offers in any 24 hours.
+         */maxPerDay: UInt32 = UInt32(1), 
+        /**
+         * How long the store's answer about eligibility is good for, from when it was asked, in ms.
+         */eligibilityMs: UInt32 = UInt32(600000), 
+        /**
+         * Make the offer also when nobody knows whether the person may have it.
+         */offerWhenUnknown: Bool = false) {
+        self.enabled = enabled
+        self.placement = placement
+        self.triggers = triggers
+        self.timeoutMs = timeoutMs
+        self.pauseMs = pauseMs
+        self.maxPerSession = maxPerSession
+        self.maxPerDay = maxPerDay
+        self.eligibilityMs = eligibilityMs
+        self.offerWhenUnknown = offerWhenUnknown
+    }
+
+    
+
+    
+}
+
+#if compiler(>=6)
+extension ExitOfferSettings: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeExitOfferSettings: FfiConverterRustBuffer {
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> ExitOfferSettings {
+        return
+            try ExitOfferSettings(
+                enabled: FfiConverterBool.read(from: &buf), 
+                placement: FfiConverterString.read(from: &buf), 
+                triggers: FfiConverterDictionaryTypePlatformSequenceTypeTrigger.read(from: &buf), 
+                timeoutMs: FfiConverterUInt32.read(from: &buf), 
+                pauseMs: FfiConverterUInt32.read(from: &buf), 
+                maxPerSession: FfiConverterUInt32.read(from: &buf), 
+                maxPerDay: FfiConverterUInt32.read(from: &buf), 
+                eligibilityMs: FfiConverterUInt32.read(from: &buf), 
+                offerWhenUnknown: FfiConverterBool.read(from: &buf)
+        )
+    }
+
+    public static func write(_ value: ExitOfferSettings, into buf: inout [UInt8]) {
+        FfiConverterBool.write(value.enabled, into: &buf)
+        FfiConverterString.write(value.placement, into: &buf)
+        FfiConverterDictionaryTypePlatformSequenceTypeTrigger.write(value.triggers, into: &buf)
+        FfiConverterUInt32.write(value.timeoutMs, into: &buf)
+        FfiConverterUInt32.write(value.pauseMs, into: &buf)
+        FfiConverterUInt32.write(value.maxPerSession, into: &buf)
+        FfiConverterUInt32.write(value.maxPerDay, into: &buf)
+        FfiConverterUInt32.write(value.eligibilityMs, into: &buf)
+        FfiConverterBool.write(value.offerWhenUnknown, into: &buf)
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeExitOfferSettings_lift(_ buf: RustBuffer) throws -> ExitOfferSettings {
+    return try FfiConverterTypeExitOfferSettings.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeExitOfferSettings_lower(_ value: ExitOfferSettings) -> RustBuffer {
+    return FfiConverterTypeExitOfferSettings.lower(value)
+}
+
+
+/**
+ * Where placements come from, and whom to believe.
+ */
+public struct ExperimentsConfig: Equatable, Hashable {
+    /**
+     * The payload that comes with the app, as JSON, for the first launch without a network.
+     */
+    public var bundledJson: String?
+    /**
+     * The file that keeps the last good configuration between runs; without it, none is kept.
+     */
+    public var cache: String?
+    /**
+     * The keys that configurations may be signed with. With any, nothing unsigned is believed.
+     */
+    public var trustedKeys: [TrustedKey]
+    /**
+     * How old a configuration may be before [`ConfigHealth::stale`] says so, in ms; without it, 24 hours.
+     */
+    public var maxAgeMs: UInt64?
+
+    // Default memberwise initializers are never public by default, so we
+    // declare one manually.
+    public init(
+        /**
+         * The payload that comes with the app, as JSON, for the first launch without a network.
+         */bundledJson: String? = nil, 
+        /**
+         * The file that keeps the last good configuration between runs; without it, none is kept.
+         */cache: String? = nil, 
+        /**
+         * The keys that configurations may be signed with. With any, nothing unsigned is believed.
+         */trustedKeys: [TrustedKey] = [], 
+        /**
+         * How old a configuration may be before [`ConfigHealth::stale`] says so, in ms; without it, 24 hours.
+         */maxAgeMs: UInt64? = nil) {
+        self.bundledJson = bundledJson
+        self.cache = cache
+        self.trustedKeys = trustedKeys
+        self.maxAgeMs = maxAgeMs
+    }
+
+    
+
+    
+}
+
+#if compiler(>=6)
+extension ExperimentsConfig: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeExperimentsConfig: FfiConverterRustBuffer {
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> ExperimentsConfig {
+        return
+            try ExperimentsConfig(
+                bundledJson: FfiConverterOptionString.read(from: &buf), 
+                cache: FfiConverterOptionString.read(from: &buf), 
+                trustedKeys: FfiConverterSequenceTypeTrustedKey.read(from: &buf), 
+                maxAgeMs: FfiConverterOptionUInt64.read(from: &buf)
+        )
+    }
+
+    public static func write(_ value: ExperimentsConfig, into buf: inout [UInt8]) {
+        FfiConverterOptionString.write(value.bundledJson, into: &buf)
+        FfiConverterOptionString.write(value.cache, into: &buf)
+        FfiConverterSequenceTypeTrustedKey.write(value.trustedKeys, into: &buf)
+        FfiConverterOptionUInt64.write(value.maxAgeMs, into: &buf)
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeExperimentsConfig_lift(_ buf: RustBuffer) throws -> ExperimentsConfig {
+    return try FfiConverterTypeExperimentsConfig.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeExperimentsConfig_lower(_ value: ExperimentsConfig) -> RustBuffer {
+    return FfiConverterTypeExperimentsConfig.lower(value)
 }
 
 
@@ -5560,6 +6493,10 @@ public struct LiveObjects: Equatable, Hashable {
      * Large payloads on their way in.
      */
     public var bulks: UInt64
+    /**
+     * Exit offers.
+     */
+    public var exitOffers: UInt64
 
     // Default memberwise initializers are never public by default, so we
     // declare one manually.
@@ -5575,11 +6512,15 @@ public struct LiveObjects: Equatable, Hashable {
          */cancels: UInt64, 
         /**
          * Large payloads on their way in.
-         */bulks: UInt64) {
+         */bulks: UInt64, 
+        /**
+         * Exit offers.
+         */exitOffers: UInt64) {
         self.engines = engines
         self.streams = streams
         self.cancels = cancels
         self.bulks = bulks
+        self.exitOffers = exitOffers
     }
 
     
@@ -5601,7 +6542,8 @@ public struct FfiConverterTypeLiveObjects: FfiConverterRustBuffer {
                 engines: FfiConverterUInt64.read(from: &buf), 
                 streams: FfiConverterUInt64.read(from: &buf), 
                 cancels: FfiConverterUInt64.read(from: &buf), 
-                bulks: FfiConverterUInt64.read(from: &buf)
+                bulks: FfiConverterUInt64.read(from: &buf), 
+                exitOffers: FfiConverterUInt64.read(from: &buf)
         )
     }
 
@@ -5610,6 +6552,7 @@ public struct FfiConverterTypeLiveObjects: FfiConverterRustBuffer {
         FfiConverterUInt64.write(value.streams, into: &buf)
         FfiConverterUInt64.write(value.cancels, into: &buf)
         FfiConverterUInt64.write(value.bulks, into: &buf)
+        FfiConverterUInt64.write(value.exitOffers, into: &buf)
     }
 }
 
@@ -5903,6 +6846,85 @@ public func FfiConverterTypeModelDescription_lift(_ buf: RustBuffer) throws -> M
 #endif
 public func FfiConverterTypeModelDescription_lower(_ value: ModelDescription) -> RustBuffer {
     return FfiConverterTypeModelDescription.lower(value)
+}
+
+
+/**
+ * An event to keep.
+ */
+public struct NewEvent: Equatable, Hashable {
+    /**
+     * Whom it is about.
+     */
+    public var subject: String
+    /**
+     * What happened.
+     */
+    public var event: PaywallEvent
+    /**
+     * Its id, a UUID: the same event told twice counts once. Without it, a new one.
+     */
+    public var id: String?
+
+    // Default memberwise initializers are never public by default, so we
+    // declare one manually.
+    public init(
+        /**
+         * Whom it is about.
+         */subject: String, 
+        /**
+         * What happened.
+         */event: PaywallEvent, 
+        /**
+         * Its id, a UUID: the same event told twice counts once. Without it, a new one.
+         */id: String? = nil) {
+        self.subject = subject
+        self.event = event
+        self.id = id
+    }
+
+    
+
+    
+}
+
+#if compiler(>=6)
+extension NewEvent: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeNewEvent: FfiConverterRustBuffer {
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> NewEvent {
+        return
+            try NewEvent(
+                subject: FfiConverterString.read(from: &buf), 
+                event: FfiConverterTypePaywallEvent.read(from: &buf), 
+                id: FfiConverterOptionString.read(from: &buf)
+        )
+    }
+
+    public static func write(_ value: NewEvent, into buf: inout [UInt8]) {
+        FfiConverterString.write(value.subject, into: &buf)
+        FfiConverterTypePaywallEvent.write(value.event, into: &buf)
+        FfiConverterOptionString.write(value.id, into: &buf)
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeNewEvent_lift(_ buf: RustBuffer) throws -> NewEvent {
+    return try FfiConverterTypeNewEvent.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeNewEvent_lower(_ value: NewEvent) -> RustBuffer {
+    return FfiConverterTypeNewEvent.lower(value)
 }
 
 
@@ -6244,6 +7266,105 @@ public func FfiConverterTypeQueueStats_lower(_ value: QueueStats) -> RustBuffer 
 
 
 /**
+ * What a placement shows.
+ */
+public struct Shown: Equatable, Hashable {
+    /**
+     * What is sold: the purchase SDK's name for a set of products.
+     */
+    public var offering: String?
+    /**
+     * Texts, by name.
+     */
+    public var copy: [String: String]
+    /**
+     * Percent off the full price, 0 to 100.
+     */
+    public var discountPct: UInt8
+    /**
+     * Whether, where and when an offer is made to who is leaving.
+     */
+    public var exitOffer: ExitOfferSettings?
+    /**
+     * All of it, as JSON: the app may keep more in it.
+     */
+    public var json: String
+
+    // Default memberwise initializers are never public by default, so we
+    // declare one manually.
+    public init(
+        /**
+         * What is sold: the purchase SDK's name for a set of products.
+         */offering: String?, 
+        /**
+         * Texts, by name.
+         */copy: [String: String], 
+        /**
+         * Percent off the full price, 0 to 100.
+         */discountPct: UInt8, 
+        /**
+         * Whether, where and when an offer is made to who is leaving.
+         */exitOffer: ExitOfferSettings?, 
+        /**
+         * All of it, as JSON: the app may keep more in it.
+         */json: String) {
+        self.offering = offering
+        self.copy = copy
+        self.discountPct = discountPct
+        self.exitOffer = exitOffer
+        self.json = json
+    }
+
+    
+
+    
+}
+
+#if compiler(>=6)
+extension Shown: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeShown: FfiConverterRustBuffer {
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> Shown {
+        return
+            try Shown(
+                offering: FfiConverterOptionString.read(from: &buf), 
+                copy: FfiConverterDictionaryStringString.read(from: &buf), 
+                discountPct: FfiConverterUInt8.read(from: &buf), 
+                exitOffer: FfiConverterOptionTypeExitOfferSettings.read(from: &buf), 
+                json: FfiConverterString.read(from: &buf)
+        )
+    }
+
+    public static func write(_ value: Shown, into buf: inout [UInt8]) {
+        FfiConverterOptionString.write(value.offering, into: &buf)
+        FfiConverterDictionaryStringString.write(value.copy, into: &buf)
+        FfiConverterUInt8.write(value.discountPct, into: &buf)
+        FfiConverterOptionTypeExitOfferSettings.write(value.exitOffer, into: &buf)
+        FfiConverterString.write(value.json, into: &buf)
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeShown_lift(_ buf: RustBuffer) throws -> Shown {
+    return try FfiConverterTypeShown.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeShown_lower(_ value: Shown) -> RustBuffer {
+    return FfiConverterTypeShown.lower(value)
+}
+
+
+/**
  * An intent that is safely written down.
  */
 public struct Submitted: Equatable, Hashable {
@@ -6390,6 +7511,75 @@ public func FfiConverterTypeThermalReading_lift(_ buf: RustBuffer) throws -> The
 #endif
 public func FfiConverterTypeThermalReading_lower(_ value: ThermalReading) -> RustBuffer {
     return FfiConverterTypeThermalReading.lower(value)
+}
+
+
+/**
+ * A key that configurations may be signed with.
+ */
+public struct TrustedKey: Equatable, Hashable {
+    /**
+     * Its id.
+     */
+    public var id: String
+    /**
+     * Its public half: 32 bytes of Ed25519 in 64 hex digits.
+     */
+    public var publicKey: String
+
+    // Default memberwise initializers are never public by default, so we
+    // declare one manually.
+    public init(
+        /**
+         * Its id.
+         */id: String, 
+        /**
+         * Its public half: 32 bytes of Ed25519 in 64 hex digits.
+         */publicKey: String) {
+        self.id = id
+        self.publicKey = publicKey
+    }
+
+    
+
+    
+}
+
+#if compiler(>=6)
+extension TrustedKey: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeTrustedKey: FfiConverterRustBuffer {
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> TrustedKey {
+        return
+            try TrustedKey(
+                id: FfiConverterString.read(from: &buf), 
+                publicKey: FfiConverterString.read(from: &buf)
+        )
+    }
+
+    public static func write(_ value: TrustedKey, into buf: inout [UInt8]) {
+        FfiConverterString.write(value.id, into: &buf)
+        FfiConverterString.write(value.publicKey, into: &buf)
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeTrustedKey_lift(_ buf: RustBuffer) throws -> TrustedKey {
+    return try FfiConverterTypeTrustedKey.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeTrustedKey_lower(_ value: TrustedKey) -> RustBuffer {
+    return FfiConverterTypeTrustedKey.lower(value)
 }
 
 
@@ -6558,6 +7748,296 @@ public func FfiConverterTypeClass_lower(_ value: Class) -> RustBuffer {
 
 
 /**
+ * Where a configuration came from.
+ */
+
+public enum ConfigOrigin: Equatable, Hashable {
+    
+    /**
+     * There is none.
+     */
+    case nowhere
+    /**
+     * It came with the app.
+     */
+    case bundled
+    /**
+     * It was kept from an earlier run.
+     */
+    case cache
+    /**
+     * The server sent it, or said that it is still the newest.
+     */
+    case server
+
+
+
+
+
+}
+
+#if compiler(>=6)
+extension ConfigOrigin: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeConfigOrigin: FfiConverterRustBuffer {
+    typealias SwiftType = ConfigOrigin
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> ConfigOrigin {
+        let variant: Int32 = try readInt(&buf)
+        switch variant {
+        
+        case 1: return .nowhere
+        
+        case 2: return .bundled
+        
+        case 3: return .cache
+        
+        case 4: return .server
+        
+        default: throw UniffiInternalError.unexpectedEnumCase
+        }
+    }
+
+    public static func write(_ value: ConfigOrigin, into buf: inout [UInt8]) {
+        switch value {
+        
+        
+        case .nowhere:
+            writeInt(&buf, Int32(1))
+        
+        
+        case .bundled:
+            writeInt(&buf, Int32(2))
+        
+        
+        case .cache:
+            writeInt(&buf, Int32(3))
+        
+        
+        case .server:
+            writeInt(&buf, Int32(4))
+        
+        }
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeConfigOrigin_lift(_ buf: RustBuffer) throws -> ConfigOrigin {
+    return try FfiConverterTypeConfigOrigin.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeConfigOrigin_lower(_ value: ConfigOrigin) -> RustBuffer {
+    return FfiConverterTypeConfigOrigin.lower(value)
+}
+
+
+
+/**
+ * Why no offer is made.
+ */
+
+public enum Declined: Equatable, Hashable {
+    
+    /**
+     * No paywall is on screen.
+     */
+    case noPaywall
+    /**
+     * An exit offer is on screen: nobody is held twice.
+     */
+    case offerShown
+    /**
+     * The purchase sheet is open.
+     */
+    case purchasing
+    /**
+     * Something was bought in this session.
+     */
+    case purchased
+    /**
+     * Exit offers are switched off at this placement.
+     */
+    case disabled
+    /**
+     * This trigger is not among those of the platform.
+     */
+    case otherTrigger
+    /**
+     * As many as one session may see were shown.
+     */
+    case sessionCap
+    /**
+     * As many as one day may see were shown.
+     */
+    case dayCap
+    /**
+     * The offer is not loaded, or its placement shows nothing.
+     */
+    case notLoaded
+    /**
+     * It sells what the paywall sold, or what was just offered.
+     */
+    case sameOffering
+    /**
+     * The store says no.
+     */
+    case ineligible
+    /**
+     * The product has no such offer.
+     */
+    case noOffer
+    /**
+     * Nobody knows whether the person may have it.
+     */
+    case unknownEligibility
+    /**
+     * What the store said has expired.
+     */
+    case eligibilityExpired
+
+
+
+
+
+}
+
+#if compiler(>=6)
+extension Declined: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeDeclined: FfiConverterRustBuffer {
+    typealias SwiftType = Declined
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> Declined {
+        let variant: Int32 = try readInt(&buf)
+        switch variant {
+        
+        case 1: return .noPaywall
+        
+        case 2: return .offerShown
+        
+        case 3: return .purchasing
+        
+        case 4: return .purchased
+        
+        case 5: return .disabled
+        
+        case 6: return .otherTrigger
+        
+        case 7: return .sessionCap
+        
+        case 8: return .dayCap
+        
+        case 9: return .notLoaded
+        
+        case 10: return .sameOffering
+        
+        case 11: return .ineligible
+        
+        case 12: return .noOffer
+        
+        case 13: return .unknownEligibility
+        
+        case 14: return .eligibilityExpired
+        
+        default: throw UniffiInternalError.unexpectedEnumCase
+        }
+    }
+
+    public static func write(_ value: Declined, into buf: inout [UInt8]) {
+        switch value {
+        
+        
+        case .noPaywall:
+            writeInt(&buf, Int32(1))
+        
+        
+        case .offerShown:
+            writeInt(&buf, Int32(2))
+        
+        
+        case .purchasing:
+            writeInt(&buf, Int32(3))
+        
+        
+        case .purchased:
+            writeInt(&buf, Int32(4))
+        
+        
+        case .disabled:
+            writeInt(&buf, Int32(5))
+        
+        
+        case .otherTrigger:
+            writeInt(&buf, Int32(6))
+        
+        
+        case .sessionCap:
+            writeInt(&buf, Int32(7))
+        
+        
+        case .dayCap:
+            writeInt(&buf, Int32(8))
+        
+        
+        case .notLoaded:
+            writeInt(&buf, Int32(9))
+        
+        
+        case .sameOffering:
+            writeInt(&buf, Int32(10))
+        
+        
+        case .ineligible:
+            writeInt(&buf, Int32(11))
+        
+        
+        case .noOffer:
+            writeInt(&buf, Int32(12))
+        
+        
+        case .unknownEligibility:
+            writeInt(&buf, Int32(13))
+        
+        
+        case .eligibilityExpired:
+            writeInt(&buf, Int32(14))
+        
+        }
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeDeclined_lift(_ buf: RustBuffer) throws -> Declined {
+    return try FfiConverterTypeDeclined.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeDeclined_lower(_ value: Declined) -> RustBuffer {
+    return FfiConverterTypeDeclined.lower(value)
+}
+
+
+
+/**
  * What a power cut may cost.
  */
 
@@ -6628,6 +8108,101 @@ public func FfiConverterTypeDurability_lift(_ buf: RustBuffer) throws -> Durabil
 #endif
 public func FfiConverterTypeDurability_lower(_ value: Durability) -> RustBuffer {
     return FfiConverterTypeDurability.lower(value)
+}
+
+
+
+/**
+ * Whether the store would let this person have the offer.
+ */
+
+public enum Eligibility: Equatable, Hashable {
+    
+    /**
+     * They may have it.
+     */
+    case eligible
+    /**
+     * They may not.
+     */
+    case ineligible
+    /**
+     * The store has not said so, or could not.
+     */
+    case unknown
+    /**
+     * The product has no such offer.
+     */
+    case noOffer
+
+
+
+
+
+}
+
+#if compiler(>=6)
+extension Eligibility: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeEligibility: FfiConverterRustBuffer {
+    typealias SwiftType = Eligibility
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> Eligibility {
+        let variant: Int32 = try readInt(&buf)
+        switch variant {
+        
+        case 1: return .eligible
+        
+        case 2: return .ineligible
+        
+        case 3: return .unknown
+        
+        case 4: return .noOffer
+        
+        default: throw UniffiInternalError.unexpectedEnumCase
+        }
+    }
+
+    public static func write(_ value: Eligibility, into buf: inout [UInt8]) {
+        switch value {
+        
+        
+        case .eligible:
+            writeInt(&buf, Int32(1))
+        
+        
+        case .ineligible:
+            writeInt(&buf, Int32(2))
+        
+        
+        case .unknown:
+            writeInt(&buf, Int32(3))
+        
+        
+        case .noOffer:
+            writeInt(&buf, Int32(4))
+        
+        }
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeEligibility_lift(_ buf: RustBuffer) throws -> Eligibility {
+    return try FfiConverterTypeEligibility.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeEligibility_lower(_ value: Eligibility) -> RustBuffer {
+    return FfiConverterTypeEligibility.lower(value)
 }
 
 
@@ -6937,6 +8512,396 @@ public func FfiConverterTypeErrorKind_lift(_ buf: RustBuffer) throws -> ErrorKin
 #endif
 public func FfiConverterTypeErrorKind_lower(_ value: ErrorKind) -> RustBuffer {
     return FfiConverterTypeErrorKind.lower(value)
+}
+
+
+
+/**
+ * What to do.
+ */
+
+public enum ExitAction: Equatable, Hashable {
+    
+    /**
+     * Get the exit offer's placement ready: peek at it and load its products. Then say `OfferLoaded`.
+     */
+    case loadOffer(
+        /**
+         * Which placement.
+         */placement: String, 
+        /**
+         * Give it back with the answer.
+         */revision: UInt64
+    )
+    /**
+     * Ask the store whether the person may have it. Then say `EligibilityKnown`.
+     */
+    case checkEligibility(
+        /**
+         * For which placement.
+         */placement: String, 
+        /**
+         * Give it back with the answer.
+         */revision: UInt64
+    )
+    /**
+     * Show the offer in place of leaving.
+     */
+    case showOffer(
+        /**
+         * Which placement: assign it now, so that its impression counts.
+         */placement: String, 
+        /**
+         * What it sells.
+         */offering: String, 
+        /**
+         * What set it off.
+         */trigger: Trigger
+    )
+    /**
+     * Let the person leave.
+     */
+    case letGo(
+        /**
+         * Why there is no offer.
+         */reason: Declined
+    )
+    /**
+     * Keep this event, by `track`.
+     */
+    case record(
+        /**
+         * The event.
+         */event: PaywallEvent
+    )
+
+
+
+
+
+}
+
+#if compiler(>=6)
+extension ExitAction: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeExitAction: FfiConverterRustBuffer {
+    typealias SwiftType = ExitAction
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> ExitAction {
+        let variant: Int32 = try readInt(&buf)
+        switch variant {
+        
+        case 1: return .loadOffer(placement: try FfiConverterString.read(from: &buf), revision: try FfiConverterUInt64.read(from: &buf)
+        )
+        
+        case 2: return .checkEligibility(placement: try FfiConverterString.read(from: &buf), revision: try FfiConverterUInt64.read(from: &buf)
+        )
+        
+        case 3: return .showOffer(placement: try FfiConverterString.read(from: &buf), offering: try FfiConverterString.read(from: &buf), trigger: try FfiConverterTypeTrigger.read(from: &buf)
+        )
+        
+        case 4: return .letGo(reason: try FfiConverterTypeDeclined.read(from: &buf)
+        )
+        
+        case 5: return .record(event: try FfiConverterTypePaywallEvent.read(from: &buf)
+        )
+        
+        default: throw UniffiInternalError.unexpectedEnumCase
+        }
+    }
+
+    public static func write(_ value: ExitAction, into buf: inout [UInt8]) {
+        switch value {
+        
+        
+        case let .loadOffer(placement,revision):
+            writeInt(&buf, Int32(1))
+            FfiConverterString.write(placement, into: &buf)
+            FfiConverterUInt64.write(revision, into: &buf)
+            
+        
+        case let .checkEligibility(placement,revision):
+            writeInt(&buf, Int32(2))
+            FfiConverterString.write(placement, into: &buf)
+            FfiConverterUInt64.write(revision, into: &buf)
+            
+        
+        case let .showOffer(placement,offering,trigger):
+            writeInt(&buf, Int32(3))
+            FfiConverterString.write(placement, into: &buf)
+            FfiConverterString.write(offering, into: &buf)
+            FfiConverterTypeTrigger.write(trigger, into: &buf)
+            
+        
+        case let .letGo(reason):
+            writeInt(&buf, Int32(4))
+            FfiConverterTypeDeclined.write(reason, into: &buf)
+            
+        
+        case let .record(event):
+            writeInt(&buf, Int32(5))
+            FfiConverterTypePaywallEvent.write(event, into: &buf)
+            
+        }
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeExitAction_lift(_ buf: RustBuffer) throws -> ExitAction {
+    return try FfiConverterTypeExitAction.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeExitAction_lower(_ value: ExitAction) -> RustBuffer {
+    return FfiConverterTypeExitAction.lower(value)
+}
+
+
+
+/**
+ * What happened at a paywall.
+ */
+
+public enum ExitInput: Equatable, Hashable {
+    
+    /**
+     * The app came to the foreground anew: what is counted by session begins at 0.
+     */
+    case sessionStarted
+    /**
+     * A paywall is on screen.
+     */
+    case paywallShown(
+        /**
+         * Its placement.
+         */placement: String, 
+        /**
+         * What it sells.
+         */offering: String?, 
+        /**
+         * The experiment that decided.
+         */experiment: String?, 
+        /**
+         * The variation's key.
+         */variant: String
+    )
+    /**
+     * What `LoadOffer` asked for is here.
+     */
+    case offerLoaded(
+        /**
+         * The revision it was asked for with; an older one is passed over.
+         */revision: UInt64, 
+        /**
+         * What it sells; `None` when its placement shows nothing.
+         */offering: String?
+    )
+    /**
+     * What `LoadOffer` asked for cannot be had.
+     */
+    case offerFailed(
+        /**
+         * The revision it was asked for with.
+         */revision: UInt64
+    )
+    /**
+     * What `CheckEligibility` asked for.
+     */
+    case eligibilityKnown(
+        /**
+         * The revision it was asked for with.
+         */revision: UInt64, 
+        /**
+         * The store's answer.
+         */eligibility: Eligibility
+    )
+    /**
+     * The back button or gesture.
+     */
+    case back
+    /**
+     * A sheet was swiped away, or is about to be.
+     */
+    case swipe
+    /**
+     * A timer of the app; how often it ticks does not matter.
+     */
+    case tick
+    /**
+     * The app went to the background.
+     */
+    case paused
+    /**
+     * The app came back.
+     */
+    case resumed
+    /**
+     * The store's purchase sheet opens. Until it is done nothing counts as leaving.
+     */
+    case purchaseStarted
+    /**
+     * Something was bought.
+     */
+    case purchaseFinished
+    /**
+     * The purchase sheet was closed without a purchase, or failed.
+     */
+    case purchaseCancelled
+    /**
+     * The paywall or the offer is gone from the screen.
+     */
+    case dismissed
+
+
+
+
+
+}
+
+#if compiler(>=6)
+extension ExitInput: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeExitInput: FfiConverterRustBuffer {
+    typealias SwiftType = ExitInput
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> ExitInput {
+        let variant: Int32 = try readInt(&buf)
+        switch variant {
+        
+        case 1: return .sessionStarted
+        
+        case 2: return .paywallShown(placement: try FfiConverterString.read(from: &buf), offering: try FfiConverterOptionString.read(from: &buf), experiment: try FfiConverterOptionString.read(from: &buf), variant: try FfiConverterString.read(from: &buf)
+        )
+        
+        case 3: return .offerLoaded(revision: try FfiConverterUInt64.read(from: &buf), offering: try FfiConverterOptionString.read(from: &buf)
+        )
+        
+        case 4: return .offerFailed(revision: try FfiConverterUInt64.read(from: &buf)
+        )
+        
+        case 5: return .eligibilityKnown(revision: try FfiConverterUInt64.read(from: &buf), eligibility: try FfiConverterTypeEligibility.read(from: &buf)
+        )
+        
+        case 6: return .back
+        
+        case 7: return .swipe
+        
+        case 8: return .tick
+        
+        case 9: return .paused
+        
+        case 10: return .resumed
+        
+        case 11: return .purchaseStarted
+        
+        case 12: return .purchaseFinished
+        
+        case 13: return .purchaseCancelled
+        
+        case 14: return .dismissed
+        
+        default: throw UniffiInternalError.unexpectedEnumCase
+        }
+    }
+
+    public static func write(_ value: ExitInput, into buf: inout [UInt8]) {
+        switch value {
+        
+        
+        case .sessionStarted:
+            writeInt(&buf, Int32(1))
+        
+        
+        case let .paywallShown(placement,offering,experiment,variant):
+            writeInt(&buf, Int32(2))
+            FfiConverterString.write(placement, into: &buf)
+            FfiConverterOptionString.write(offering, into: &buf)
+            FfiConverterOptionString.write(experiment, into: &buf)
+            FfiConverterString.write(variant, into: &buf)
+            
+        
+        case let .offerLoaded(revision,offering):
+            writeInt(&buf, Int32(3))
+            FfiConverterUInt64.write(revision, into: &buf)
+            FfiConverterOptionString.write(offering, into: &buf)
+            
+        
+        case let .offerFailed(revision):
+            writeInt(&buf, Int32(4))
+            FfiConverterUInt64.write(revision, into: &buf)
+            
+        
+        case let .eligibilityKnown(revision,eligibility):
+            writeInt(&buf, Int32(5))
+            FfiConverterUInt64.write(revision, into: &buf)
+            FfiConverterTypeEligibility.write(eligibility, into: &buf)
+            
+        
+        case .back:
+            writeInt(&buf, Int32(6))
+        
+        
+        case .swipe:
+            writeInt(&buf, Int32(7))
+        
+        
+        case .tick:
+            writeInt(&buf, Int32(8))
+        
+        
+        case .paused:
+            writeInt(&buf, Int32(9))
+        
+        
+        case .resumed:
+            writeInt(&buf, Int32(10))
+        
+        
+        case .purchaseStarted:
+            writeInt(&buf, Int32(11))
+        
+        
+        case .purchaseFinished:
+            writeInt(&buf, Int32(12))
+        
+        
+        case .purchaseCancelled:
+            writeInt(&buf, Int32(13))
+        
+        
+        case .dismissed:
+            writeInt(&buf, Int32(14))
+        
+        }
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeExitInput_lift(_ buf: RustBuffer) throws -> ExitInput {
+    return try FfiConverterTypeExitInput.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeExitInput_lower(_ value: ExitInput) -> RustBuffer {
+    return FfiConverterTypeExitInput.lower(value)
 }
 
 
@@ -7573,6 +9538,318 @@ public func FfiConverterTypeNotice_lower(_ value: Notice) -> RustBuffer {
 
 
 /**
+ * An event of a paywall. `track` refuses one whose properties do not fit.
+ */
+
+public enum PaywallEvent: Equatable, Hashable {
+    
+    /**
+     * Somebody came to a placement that the engine did not assign: `assign` records its own impressions.
+     */
+    case paywallImpression(
+        /**
+         * Which placement: `main_paywall`.
+         */placementId: String, 
+        /**
+         * The variation's key.
+         */variant: String, 
+        /**
+         * The group the person is in: `experiment:variant`.
+         */cohort: String, 
+        /**
+         * The experiment that decided.
+         */experiment: String?, 
+        /**
+         * What was shown is an exit offer.
+         */isExitOffer: Bool
+    )
+    /**
+     * Somebody was about to leave and is shown an offer for it. An [`ExitOffer`](super::ExitOffer) says when to record it.
+     */
+    case exitOfferTriggered(
+        /**
+         * What the person did.
+         */triggerType: Trigger, 
+        /**
+         * The variation's key at the paywall they were leaving.
+         */variant: String, 
+        /**
+         * That paywall.
+         */placementId: String?, 
+        /**
+         * The experiment that decided there.
+         */experiment: String?, 
+        /**
+         * What they are offered.
+         */offering: String?
+    )
+    /**
+     * Somebody went to the store's purchase sheet.
+     */
+    case purchaseInitiated(
+        /**
+         * The store's product id.
+         */productId: String, 
+        /**
+         * What kind of offer: `none`, `free_trial`, `introductory`, `promotional`, `win_back`.
+         */offerType: String, 
+        /**
+         * Percent off the full price, 0 to 100. 0 is said too.
+         */discountPct: UInt8, 
+        /**
+         * Where it began.
+         */placementId: String?
+    )
+    /**
+     * The store said that it was bought, or that it was refunded.
+     */
+    case purchaseCompleted(
+        /**
+         * The store's product id.
+         */productId: String, 
+        /**
+         * What was paid, in whole minor units of the currency (cents, yen). Negative for a refund, and only then.
+         */revenue: Int64, 
+        /**
+         * ISO 4217: `USD`.
+         */currency: String, 
+        /**
+         * It begins a trial.
+         */isTrial: Bool, 
+        /**
+         * Percent off the full price, 0 to 100. 0 is said too.
+         */discountPct: UInt8, 
+        /**
+         * It gives money back.
+         */isRefund: Bool, 
+        /**
+         * Where it began.
+         */placementId: String?, 
+        /**
+         * The store's transaction id.
+         */transactionId: String?
+    )
+    /**
+     * A subscription was renewed, or a renewal was refunded.
+     */
+    case subscriptionRenewed(
+        /**
+         * For how long, as an ISO 8601 duration: `P1M`.
+         */period: String, 
+        /**
+         * What was paid, in whole minor units of the currency. Negative for a refund, and only then.
+         */revenue: Int64, 
+        /**
+         * ISO 4217: `USD`.
+         */currency: String, 
+        /**
+         * It gives money back.
+         */isRefund: Bool, 
+        /**
+         * The store's product id.
+         */productId: String?, 
+        /**
+         * The store's transaction id.
+         */transactionId: String?
+    )
+
+
+
+
+
+}
+
+#if compiler(>=6)
+extension PaywallEvent: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypePaywallEvent: FfiConverterRustBuffer {
+    typealias SwiftType = PaywallEvent
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> PaywallEvent {
+        let variant: Int32 = try readInt(&buf)
+        switch variant {
+        
+        case 1: return .paywallImpression(placementId: try FfiConverterString.read(from: &buf), variant: try FfiConverterString.read(from: &buf), cohort: try FfiConverterString.read(from: &buf), experiment: try FfiConverterOptionString.read(from: &buf), isExitOffer: try FfiConverterBool.read(from: &buf)
+        )
+        
+        case 2: return .exitOfferTriggered(triggerType: try FfiConverterTypeTrigger.read(from: &buf), variant: try FfiConverterString.read(from: &buf), placementId: try FfiConverterOptionString.read(from: &buf), experiment: try FfiConverterOptionString.read(from: &buf), offering: try FfiConverterOptionString.read(from: &buf)
+        )
+        
+        case 3: return .purchaseInitiated(productId: try FfiConverterString.read(from: &buf), offerType: try FfiConverterString.read(from: &buf), discountPct: try FfiConverterUInt8.read(from: &buf), placementId: try FfiConverterOptionString.read(from: &buf)
+        )
+        
+        case 4: return .purchaseCompleted(productId: try FfiConverterString.read(from: &buf), revenue: try FfiConverterInt64.read(from: &buf), currency: try FfiConverterString.read(from: &buf), isTrial: try FfiConverterBool.read(from: &buf), discountPct: try FfiConverterUInt8.read(from: &buf), isRefund: try FfiConverterBool.read(from: &buf), placementId: try FfiConverterOptionString.read(from: &buf), transactionId: try FfiConverterOptionString.read(from: &buf)
+        )
+        
+        case 5: return .subscriptionRenewed(period: try FfiConverterString.read(from: &buf), revenue: try FfiConverterInt64.read(from: &buf), currency: try FfiConverterString.read(from: &buf), isRefund: try FfiConverterBool.read(from: &buf), productId: try FfiConverterOptionString.read(from: &buf), transactionId: try FfiConverterOptionString.read(from: &buf)
+        )
+        
+        default: throw UniffiInternalError.unexpectedEnumCase
+        }
+    }
+
+    public static func write(_ value: PaywallEvent, into buf: inout [UInt8]) {
+        switch value {
+        
+        
+        case let .paywallImpression(placementId,variant,cohort,experiment,isExitOffer):
+            writeInt(&buf, Int32(1))
+            FfiConverterString.write(placementId, into: &buf)
+            FfiConverterString.write(variant, into: &buf)
+            FfiConverterString.write(cohort, into: &buf)
+            FfiConverterOptionString.write(experiment, into: &buf)
+            FfiConverterBool.write(isExitOffer, into: &buf)
+            
+        
+        case let .exitOfferTriggered(triggerType,variant,placementId,experiment,offering):
+            writeInt(&buf, Int32(2))
+            FfiConverterTypeTrigger.write(triggerType, into: &buf)
+            FfiConverterString.write(variant, into: &buf)
+            FfiConverterOptionString.write(placementId, into: &buf)
+            FfiConverterOptionString.write(experiment, into: &buf)
+            FfiConverterOptionString.write(offering, into: &buf)
+            
+        
+        case let .purchaseInitiated(productId,offerType,discountPct,placementId):
+            writeInt(&buf, Int32(3))
+            FfiConverterString.write(productId, into: &buf)
+            FfiConverterString.write(offerType, into: &buf)
+            FfiConverterUInt8.write(discountPct, into: &buf)
+            FfiConverterOptionString.write(placementId, into: &buf)
+            
+        
+        case let .purchaseCompleted(productId,revenue,currency,isTrial,discountPct,isRefund,placementId,transactionId):
+            writeInt(&buf, Int32(4))
+            FfiConverterString.write(productId, into: &buf)
+            FfiConverterInt64.write(revenue, into: &buf)
+            FfiConverterString.write(currency, into: &buf)
+            FfiConverterBool.write(isTrial, into: &buf)
+            FfiConverterUInt8.write(discountPct, into: &buf)
+            FfiConverterBool.write(isRefund, into: &buf)
+            FfiConverterOptionString.write(placementId, into: &buf)
+            FfiConverterOptionString.write(transactionId, into: &buf)
+            
+        
+        case let .subscriptionRenewed(period,revenue,currency,isRefund,productId,transactionId):
+            writeInt(&buf, Int32(5))
+            FfiConverterString.write(period, into: &buf)
+            FfiConverterInt64.write(revenue, into: &buf)
+            FfiConverterString.write(currency, into: &buf)
+            FfiConverterBool.write(isRefund, into: &buf)
+            FfiConverterOptionString.write(productId, into: &buf)
+            FfiConverterOptionString.write(transactionId, into: &buf)
+            
+        }
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypePaywallEvent_lift(_ buf: RustBuffer) throws -> PaywallEvent {
+    return try FfiConverterTypePaywallEvent.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypePaywallEvent_lower(_ value: PaywallEvent) -> RustBuffer {
+    return FfiConverterTypePaywallEvent.lower(value)
+}
+
+
+
+/**
+ * Where the app runs.
+ */
+
+public enum Platform: Equatable, Hashable {
+    
+    /**
+     * Android: back is a gesture of the system, and covers swiping.
+     */
+    case android
+    /**
+     * iOS: sheets are swiped away, and there is no back button.
+     */
+    case ios
+    /**
+     * Anything else.
+     */
+    case other
+
+
+
+
+
+}
+
+#if compiler(>=6)
+extension Platform: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypePlatform: FfiConverterRustBuffer {
+    typealias SwiftType = Platform
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> Platform {
+        let variant: Int32 = try readInt(&buf)
+        switch variant {
+        
+        case 1: return .android
+        
+        case 2: return .ios
+        
+        case 3: return .other
+        
+        default: throw UniffiInternalError.unexpectedEnumCase
+        }
+    }
+
+    public static func write(_ value: Platform, into buf: inout [UInt8]) {
+        switch value {
+        
+        
+        case .android:
+            writeInt(&buf, Int32(1))
+        
+        
+        case .ios:
+            writeInt(&buf, Int32(2))
+        
+        
+        case .other:
+            writeInt(&buf, Int32(3))
+        
+        }
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypePlatform_lift(_ buf: RustBuffer) throws -> Platform {
+    return try FfiConverterTypePlatform.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypePlatform_lower(_ value: Platform) -> RustBuffer {
+    return FfiConverterTypePlatform.lower(value)
+}
+
+
+
+/**
  * Where a subscriber begins.
  */
 
@@ -7869,6 +10146,101 @@ public func FfiConverterTypeThermalStatus_lift(_ buf: RustBuffer) throws -> Ther
 #endif
 public func FfiConverterTypeThermalStatus_lower(_ value: ThermalStatus) -> RustBuffer {
     return FfiConverterTypeThermalStatus.lower(value)
+}
+
+
+
+/**
+ * What may set an exit offer off.
+ */
+
+public enum Trigger: Equatable, Hashable {
+    
+    /**
+     * The back button or gesture.
+     */
+    case back
+    /**
+     * A sheet that is swiped away.
+     */
+    case swipe
+    /**
+     * The paywall has been on screen for so long.
+     */
+    case timeout
+    /**
+     * The app was left for some time and came back.
+     */
+    case pause
+
+
+
+
+
+}
+
+#if compiler(>=6)
+extension Trigger: Sendable {}
+#endif
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public struct FfiConverterTypeTrigger: FfiConverterRustBuffer {
+    typealias SwiftType = Trigger
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> Trigger {
+        let variant: Int32 = try readInt(&buf)
+        switch variant {
+        
+        case 1: return .back
+        
+        case 2: return .swipe
+        
+        case 3: return .timeout
+        
+        case 4: return .pause
+        
+        default: throw UniffiInternalError.unexpectedEnumCase
+        }
+    }
+
+    public static func write(_ value: Trigger, into buf: inout [UInt8]) {
+        switch value {
+        
+        
+        case .back:
+            writeInt(&buf, Int32(1))
+        
+        
+        case .swipe:
+            writeInt(&buf, Int32(2))
+        
+        
+        case .timeout:
+            writeInt(&buf, Int32(3))
+        
+        
+        case .pause:
+            writeInt(&buf, Int32(4))
+        
+        }
+    }
+}
+
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeTrigger_lift(_ buf: RustBuffer) throws -> Trigger {
+    return try FfiConverterTypeTrigger.lift(buf)
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+public func FfiConverterTypeTrigger_lower(_ value: Trigger) -> RustBuffer {
+    return FfiConverterTypeTrigger.lower(value)
 }
 
 
@@ -8187,6 +10559,54 @@ fileprivate struct FfiConverterOptionTypeChatChunk: FfiConverterRustBuffer {
 #if swift(>=5.8)
 @_documentation(visibility: private)
 #endif
+fileprivate struct FfiConverterOptionTypeExitOfferSettings: FfiConverterRustBuffer {
+    typealias SwiftType = ExitOfferSettings?
+
+    public static func write(_ value: SwiftType, into buf: inout [UInt8]) {
+        guard let value = value else {
+            writeInt(&buf, Int8(0))
+            return
+        }
+        writeInt(&buf, Int8(1))
+        FfiConverterTypeExitOfferSettings.write(value, into: &buf)
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> SwiftType {
+        switch try readInt(&buf) as Int8 {
+        case 0: return nil
+        case 1: return try FfiConverterTypeExitOfferSettings.read(from: &buf)
+        default: throw UniffiInternalError.unexpectedOptionalTag
+        }
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+fileprivate struct FfiConverterOptionTypeExperimentsConfig: FfiConverterRustBuffer {
+    typealias SwiftType = ExperimentsConfig?
+
+    public static func write(_ value: SwiftType, into buf: inout [UInt8]) {
+        guard let value = value else {
+            writeInt(&buf, Int8(0))
+            return
+        }
+        writeInt(&buf, Int8(1))
+        FfiConverterTypeExperimentsConfig.write(value, into: &buf)
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> SwiftType {
+        switch try readInt(&buf) as Int8 {
+        case 0: return nil
+        case 1: return try FfiConverterTypeExperimentsConfig.read(from: &buf)
+        default: throw UniffiInternalError.unexpectedOptionalTag
+        }
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
 fileprivate struct FfiConverterOptionTypeIntentView: FfiConverterRustBuffer {
     typealias SwiftType = IntentView?
 
@@ -8211,6 +10631,30 @@ fileprivate struct FfiConverterOptionTypeIntentView: FfiConverterRustBuffer {
 #if swift(>=5.8)
 @_documentation(visibility: private)
 #endif
+fileprivate struct FfiConverterOptionTypeShown: FfiConverterRustBuffer {
+    typealias SwiftType = Shown?
+
+    public static func write(_ value: SwiftType, into buf: inout [UInt8]) {
+        guard let value = value else {
+            writeInt(&buf, Int8(0))
+            return
+        }
+        writeInt(&buf, Int8(1))
+        FfiConverterTypeShown.write(value, into: &buf)
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> SwiftType {
+        switch try readInt(&buf) as Int8 {
+        case 0: return nil
+        case 1: return try FfiConverterTypeShown.read(from: &buf)
+        default: throw UniffiInternalError.unexpectedOptionalTag
+        }
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
 fileprivate struct FfiConverterOptionTypeClass: FfiConverterRustBuffer {
     typealias SwiftType = Class?
 
@@ -8227,6 +10671,30 @@ fileprivate struct FfiConverterOptionTypeClass: FfiConverterRustBuffer {
         switch try readInt(&buf) as Int8 {
         case 0: return nil
         case 1: return try FfiConverterTypeClass.read(from: &buf)
+        default: throw UniffiInternalError.unexpectedOptionalTag
+        }
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+fileprivate struct FfiConverterOptionTypeDeclined: FfiConverterRustBuffer {
+    typealias SwiftType = Declined?
+
+    public static func write(_ value: SwiftType, into buf: inout [UInt8]) {
+        guard let value = value else {
+            writeInt(&buf, Int8(0))
+            return
+        }
+        writeInt(&buf, Int8(1))
+        FfiConverterTypeDeclined.write(value, into: &buf)
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> SwiftType {
+        switch try readInt(&buf) as Int8 {
+        case 0: return nil
+        case 1: return try FfiConverterTypeDeclined.read(from: &buf)
         default: throw UniffiInternalError.unexpectedOptionalTag
         }
     }
@@ -8680,6 +11148,56 @@ fileprivate struct FfiConverterSequenceTypeQueueStats: FfiConverterRustBuffer {
 #if swift(>=5.8)
 @_documentation(visibility: private)
 #endif
+fileprivate struct FfiConverterSequenceTypeTrustedKey: FfiConverterRustBuffer {
+    typealias SwiftType = [TrustedKey]
+
+    public static func write(_ value: [TrustedKey], into buf: inout [UInt8]) {
+        let len = Int32(value.count)
+        writeInt(&buf, len)
+        for item in value {
+            FfiConverterTypeTrustedKey.write(item, into: &buf)
+        }
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> [TrustedKey] {
+        let len: Int32 = try readInt(&buf)
+        var seq = [TrustedKey]()
+        seq.reserveCapacity(Int(len))
+        for _ in 0 ..< len {
+            seq.append(try FfiConverterTypeTrustedKey.read(from: &buf))
+        }
+        return seq
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+fileprivate struct FfiConverterSequenceTypeExitAction: FfiConverterRustBuffer {
+    typealias SwiftType = [ExitAction]
+
+    public static func write(_ value: [ExitAction], into buf: inout [UInt8]) {
+        let len = Int32(value.count)
+        writeInt(&buf, len)
+        for item in value {
+            FfiConverterTypeExitAction.write(item, into: &buf)
+        }
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> [ExitAction] {
+        let len: Int32 = try readInt(&buf)
+        var seq = [ExitAction]()
+        seq.reserveCapacity(Int(len))
+        for _ in 0 ..< len {
+            seq.append(try FfiConverterTypeExitAction.read(from: &buf))
+        }
+        return seq
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
 fileprivate struct FfiConverterSequenceTypeNotice: FfiConverterRustBuffer {
     typealias SwiftType = [Notice]
 
@@ -8697,6 +11215,31 @@ fileprivate struct FfiConverterSequenceTypeNotice: FfiConverterRustBuffer {
         seq.reserveCapacity(Int(len))
         for _ in 0 ..< len {
             seq.append(try FfiConverterTypeNotice.read(from: &buf))
+        }
+        return seq
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+fileprivate struct FfiConverterSequenceTypeTrigger: FfiConverterRustBuffer {
+    typealias SwiftType = [Trigger]
+
+    public static func write(_ value: [Trigger], into buf: inout [UInt8]) {
+        let len = Int32(value.count)
+        writeInt(&buf, len)
+        for item in value {
+            FfiConverterTypeTrigger.write(item, into: &buf)
+        }
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> [Trigger] {
+        let len: Int32 = try readInt(&buf)
+        var seq = [Trigger]()
+        seq.reserveCapacity(Int(len))
+        for _ in 0 ..< len {
+            seq.append(try FfiConverterTypeTrigger.read(from: &buf))
         }
         return seq
     }
@@ -8747,6 +11290,32 @@ fileprivate struct FfiConverterDictionaryStringString: FfiConverterRustBuffer {
         for _ in 0..<len {
             let key = try FfiConverterString.read(from: &buf)
             let value = try FfiConverterString.read(from: &buf)
+            dict[key] = value
+        }
+        return dict
+    }
+}
+
+#if swift(>=5.8)
+@_documentation(visibility: private)
+#endif
+fileprivate struct FfiConverterDictionaryTypePlatformSequenceTypeTrigger: FfiConverterRustBuffer {
+    public static func write(_ value: [Platform: [Trigger]], into buf: inout [UInt8]) {
+        let len = Int32(value.count)
+        writeInt(&buf, len)
+        for (key, value) in value {
+            FfiConverterTypePlatform.write(key, into: &buf)
+            FfiConverterSequenceTypeTrigger.write(value, into: &buf)
+        }
+    }
+
+    public static func read(from buf: inout (data: Data, offset: Data.Index)) throws -> [Platform: [Trigger]] {
+        let len: Int32 = try readInt(&buf)
+        var dict = [Platform: [Trigger]]()
+        dict.reserveCapacity(Int(len))
+        for _ in 0..<len {
+            let key = try FfiConverterTypePlatform.read(from: &buf)
+            let value = try FfiConverterSequenceTypeTrigger.read(from: &buf)
             dict[key] = value
         }
         return dict
@@ -8961,6 +11530,18 @@ private let initializationResult: InitializationResult = {
     if (uniffi_selvedge_ffi_checksum_method_engine_trim() != 513) {
         return InitializationResult.apiChecksumMismatch
     }
+    if (uniffi_selvedge_ffi_checksum_method_engine_assign() != 24719) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_selvedge_ffi_checksum_method_engine_config_health() != 14962) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_selvedge_ffi_checksum_method_engine_refresh_config() != 8564) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_selvedge_ffi_checksum_method_engine_track() != 3542) {
+        return InitializationResult.apiChecksumMismatch
+    }
     if (uniffi_selvedge_ffi_checksum_method_engine_flush() != 29124) {
         return InitializationResult.apiChecksumMismatch
     }
@@ -9003,6 +11584,18 @@ private let initializationResult: InitializationResult = {
     if (uniffi_selvedge_ffi_checksum_method_engine_subscribe() != 13752) {
         return InitializationResult.apiChecksumMismatch
     }
+    if (uniffi_selvedge_ffi_checksum_method_exitoffer_configure() != 51393) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_selvedge_ffi_checksum_method_exitoffer_declined() != 64654) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_selvedge_ffi_checksum_method_exitoffer_on() != 38240) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_selvedge_ffi_checksum_method_exitoffer_save() != 38201) {
+        return InitializationResult.apiChecksumMismatch
+    }
     if (uniffi_selvedge_ffi_checksum_method_connectivity_status() != 31484) {
         return InitializationResult.apiChecksumMismatch
     }
@@ -9034,6 +11627,12 @@ private let initializationResult: InitializationResult = {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_selvedge_ffi_checksum_constructor_engine_open() != 38799) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_selvedge_ffi_checksum_constructor_exitoffer_new() != 28216) {
+        return InitializationResult.apiChecksumMismatch
+    }
+    if (uniffi_selvedge_ffi_checksum_constructor_exitoffer_restore() != 63393) {
         return InitializationResult.apiChecksumMismatch
     }
     if (uniffi_selvedge_ffi_checksum_constructor_bulk_new() != 21215) {

@@ -443,6 +443,26 @@ uint64_t uniffi_selvedge_ffi_fn_method_engine_suspend(uint64_t ptr
 uint64_t uniffi_selvedge_ffi_fn_method_engine_trim(uint64_t ptr, RustBuffer cancel
 );
 #endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_ENGINE_ASSIGN
+#define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_ENGINE_ASSIGN
+uint64_t uniffi_selvedge_ffi_fn_method_engine_assign(uint64_t ptr, RustBuffer request, RustBuffer call, RustBuffer cancel
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_ENGINE_CONFIG_HEALTH
+#define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_ENGINE_CONFIG_HEALTH
+RustBuffer uniffi_selvedge_ffi_fn_method_engine_config_health(uint64_t ptr, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_ENGINE_REFRESH_CONFIG
+#define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_ENGINE_REFRESH_CONFIG
+uint64_t uniffi_selvedge_ffi_fn_method_engine_refresh_config(uint64_t ptr, uint64_t transport, RustBuffer path, RustBuffer call, RustBuffer cancel
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_ENGINE_TRACK
+#define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_ENGINE_TRACK
+uint64_t uniffi_selvedge_ffi_fn_method_engine_track(uint64_t ptr, RustBuffer event, RustBuffer call, RustBuffer cancel
+);
+#endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_ENGINE_FLUSH
 #define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_ENGINE_FLUSH
 uint64_t uniffi_selvedge_ffi_fn_method_engine_flush(uint64_t ptr, uint64_t transport, RustBuffer call, RustBuffer cancel
@@ -511,6 +531,46 @@ uint64_t uniffi_selvedge_ffi_fn_method_engine_publish_bulk(uint64_t ptr, RustBuf
 #ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_ENGINE_SUBSCRIBE
 #define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_ENGINE_SUBSCRIBE
 uint64_t uniffi_selvedge_ffi_fn_method_engine_subscribe(uint64_t ptr, RustBuffer topic, RustBuffer from, RustBuffer buffer, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_CLONE_EXITOFFER
+#define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_CLONE_EXITOFFER
+uint64_t uniffi_selvedge_ffi_fn_clone_exitoffer(uint64_t handle, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_FREE_EXITOFFER
+#define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_FREE_EXITOFFER
+void uniffi_selvedge_ffi_fn_free_exitoffer(uint64_t handle, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_CONSTRUCTOR_EXITOFFER_NEW
+#define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_CONSTRUCTOR_EXITOFFER_NEW
+uint64_t uniffi_selvedge_ffi_fn_constructor_exitoffer_new(RustBuffer platform, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_CONSTRUCTOR_EXITOFFER_RESTORE
+#define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_CONSTRUCTOR_EXITOFFER_RESTORE
+uint64_t uniffi_selvedge_ffi_fn_constructor_exitoffer_restore(RustBuffer saved, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_EXITOFFER_CONFIGURE
+#define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_EXITOFFER_CONFIGURE
+void uniffi_selvedge_ffi_fn_method_exitoffer_configure(uint64_t ptr, RustBuffer settings, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_EXITOFFER_DECLINED
+#define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_EXITOFFER_DECLINED
+RustBuffer uniffi_selvedge_ffi_fn_method_exitoffer_declined(uint64_t ptr, RustBuffer trigger, int64_t at_ms, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_EXITOFFER_ON
+#define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_EXITOFFER_ON
+RustBuffer uniffi_selvedge_ffi_fn_method_exitoffer_on(uint64_t ptr, RustBuffer input, int64_t at_ms, RustCallStatus *_Nonnull out_status
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_EXITOFFER_SAVE
+#define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_METHOD_EXITOFFER_SAVE
+RustBuffer uniffi_selvedge_ffi_fn_method_exitoffer_save(uint64_t ptr, RustCallStatus *_Nonnull out_status
 );
 #endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_FN_CLONE_CONNECTIVITY
@@ -1023,6 +1083,30 @@ uint16_t uniffi_selvedge_ffi_checksum_method_engine_trim(void
     
 );
 #endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_CHECKSUM_METHOD_ENGINE_ASSIGN
+#define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_CHECKSUM_METHOD_ENGINE_ASSIGN
+uint16_t uniffi_selvedge_ffi_checksum_method_engine_assign(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_CHECKSUM_METHOD_ENGINE_CONFIG_HEALTH
+#define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_CHECKSUM_METHOD_ENGINE_CONFIG_HEALTH
+uint16_t uniffi_selvedge_ffi_checksum_method_engine_config_health(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_CHECKSUM_METHOD_ENGINE_REFRESH_CONFIG
+#define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_CHECKSUM_METHOD_ENGINE_REFRESH_CONFIG
+uint16_t uniffi_selvedge_ffi_checksum_method_engine_refresh_config(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_CHECKSUM_METHOD_ENGINE_TRACK
+#define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_CHECKSUM_METHOD_ENGINE_TRACK
+uint16_t uniffi_selvedge_ffi_checksum_method_engine_track(void
+    
+);
+#endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_CHECKSUM_METHOD_ENGINE_FLUSH
 #define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_CHECKSUM_METHOD_ENGINE_FLUSH
 uint16_t uniffi_selvedge_ffi_checksum_method_engine_flush(void
@@ -1107,6 +1191,30 @@ uint16_t uniffi_selvedge_ffi_checksum_method_engine_subscribe(void
     
 );
 #endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_CHECKSUM_METHOD_EXITOFFER_CONFIGURE
+#define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_CHECKSUM_METHOD_EXITOFFER_CONFIGURE
+uint16_t uniffi_selvedge_ffi_checksum_method_exitoffer_configure(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_CHECKSUM_METHOD_EXITOFFER_DECLINED
+#define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_CHECKSUM_METHOD_EXITOFFER_DECLINED
+uint16_t uniffi_selvedge_ffi_checksum_method_exitoffer_declined(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_CHECKSUM_METHOD_EXITOFFER_ON
+#define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_CHECKSUM_METHOD_EXITOFFER_ON
+uint16_t uniffi_selvedge_ffi_checksum_method_exitoffer_on(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_CHECKSUM_METHOD_EXITOFFER_SAVE
+#define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_CHECKSUM_METHOD_EXITOFFER_SAVE
+uint16_t uniffi_selvedge_ffi_checksum_method_exitoffer_save(void
+    
+);
+#endif
 #ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_CHECKSUM_METHOD_CONNECTIVITY_STATUS
 #define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_CHECKSUM_METHOD_CONNECTIVITY_STATUS
 uint16_t uniffi_selvedge_ffi_checksum_method_connectivity_status(void
@@ -1170,6 +1278,18 @@ uint16_t uniffi_selvedge_ffi_checksum_constructor_cancelhandle_new(void
 #ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_CHECKSUM_CONSTRUCTOR_ENGINE_OPEN
 #define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_CHECKSUM_CONSTRUCTOR_ENGINE_OPEN
 uint16_t uniffi_selvedge_ffi_checksum_constructor_engine_open(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_CHECKSUM_CONSTRUCTOR_EXITOFFER_NEW
+#define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_CHECKSUM_CONSTRUCTOR_EXITOFFER_NEW
+uint16_t uniffi_selvedge_ffi_checksum_constructor_exitoffer_new(void
+    
+);
+#endif
+#ifndef UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_CHECKSUM_CONSTRUCTOR_EXITOFFER_RESTORE
+#define UNIFFI_FFIDEF_UNIFFI_SELVEDGE_FFI_CHECKSUM_CONSTRUCTOR_EXITOFFER_RESTORE
+uint16_t uniffi_selvedge_ffi_checksum_constructor_exitoffer_restore(void
     
 );
 #endif

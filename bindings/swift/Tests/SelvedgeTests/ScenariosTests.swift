@@ -361,7 +361,7 @@ final class ScenariosTests: Sendable {
         let again = try await shop()
         #expect(try await again.assign("main_paywall", to: "ada", device: "phone") == seen)
         let elsewhere = try await again.assign(
-            AssignRequest(subject: "ada", placement: "main_paywall", attributesJson: #"{"country":"FR"}"#))
+            AssignRequest(subject: "bob", placement: "main_paywall", attributesJson: #"{"country":"FR"}"#))
         #expect(elsewhere.experiment == nil && elsewhere.shown?.offering == "annual")
     }
 

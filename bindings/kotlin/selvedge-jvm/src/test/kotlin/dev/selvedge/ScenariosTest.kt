@@ -474,7 +474,7 @@ class ScenariosTest {
             engine.close()
             val again = shop()
             assertEquals(seen, again.assign("main_paywall", "ada", device = "phone"))
-            val elsewhere = again.assign(AssignRequest("ada", "main_paywall", attributesJson = """{"country":"FR"}"""))
+            val elsewhere = again.assign(AssignRequest("bob", "main_paywall", attributesJson = """{"country":"FR"}"""))
             assertEquals(null to "annual", elsewhere.experiment to elsewhere.shown?.offering)
         }
 

@@ -1,17 +1,25 @@
 package dev.selvedge.android
 
+import android.app.Activity
 import android.app.Application
 import android.content.Context
 import android.net.ConnectivityManager
 import android.net.NetworkCapabilities
 import android.os.PowerManager
 import android.os.Process
+import dev.selvedge.Eligibility
 import dev.selvedge.Engine
+import dev.selvedge.ExitOffer
+import dev.selvedge.ExitOfferSettings
 import dev.selvedge.HttpResponse
 import dev.selvedge.LogRecord
 import dev.selvedge.NetworkStatus
 import dev.selvedge.NewIntent
+import dev.selvedge.Platform
 import dev.selvedge.ThermalStatus
+import dev.selvedge.Trigger
+import dev.selvedge.ffi.ExitAction
+import dev.selvedge.ffi.ExitInput
 import dev.selvedge.ffi.Health
 import dev.selvedge.ffi.LogLevel
 import kotlinx.coroutines.CoroutineScope
@@ -19,6 +27,7 @@ import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.job
 import kotlinx.coroutines.runBlocking
 import org.junit.runner.RunWith
+import org.robolectric.Robolectric
 import org.robolectric.RobolectricTestRunner
 import org.robolectric.RuntimeEnvironment
 import org.robolectric.Shadows.shadowOf
@@ -70,6 +79,36 @@ class AndroidTest {
         able.capabilities.forEach(shadow::removeCapability)
         capabilities.forEach(shadow::addCapability)
         shadowOf(manager).setNetworkCapabilities(manager.activeNetwork, able)
+    }
+
+    @Test
+    fun `whoever leaves a paywall is made one offer`() {
+        val offer = ExitOffer(Platform.ANDROID)
+        offer.configure(ExitOfferSettings(enabled = true, triggers = mapOf(Platform.ANDROID to Trigger.entries)))
+        val told = mutableListOf<ExitAction>()
+        var now = 0L
+        val controller = Robolectric.buildActivity(Activity::class.java).setup()
+        val exit = PaywallExit(controller.get(), offer, { now }, told::add)
+        app.registerActivityLifecycleCallbacks(exit)
+        exit.tell(ExitInput.PaywallShown("main_paywall", "annual", null, "control"))
+        val revision = (told.first() as ExitAction.LoadOffer).revision
+        exit.tell(ExitInput.OfferLoaded(revision, "half"))
+        exit.tell(ExitInput.EligibilityKnown(revision, Eligibility.ELIGIBLE))
+        told.clear()
+        controller.pause()
+        now += 1_000
+        controller.resume()
+        assertEquals(emptyList(), told, "a second away is nobody's leaving")
+        var left = 0
+        val back = PaywallBack(exit) { left += 1 }
+        back.onBackInvoked()
+        assertEquals(0, left)
+        assertTrue(told.any { it is ExitAction.ShowOffer })
+        back.onBackInvoked()
+        assertEquals(1, left)
+        assertTrue(told.last() is ExitAction.LetGo)
+        app.unregisterActivityLifecycleCallbacks(exit)
+        offer.close()
     }
 
     @Test

@@ -842,6 +842,14 @@ internal object IntegrityCheckingUniffiLib {
     ): Int
     external fun uniffi_selvedge_ffi_checksum_method_engine_trim(
     ): Int
+    external fun uniffi_selvedge_ffi_checksum_method_engine_assign(
+    ): Int
+    external fun uniffi_selvedge_ffi_checksum_method_engine_config_health(
+    ): Int
+    external fun uniffi_selvedge_ffi_checksum_method_engine_refresh_config(
+    ): Int
+    external fun uniffi_selvedge_ffi_checksum_method_engine_track(
+    ): Int
     external fun uniffi_selvedge_ffi_checksum_method_engine_flush(
     ): Int
     external fun uniffi_selvedge_ffi_checksum_method_engine_intent(
@@ -870,6 +878,14 @@ internal object IntegrityCheckingUniffiLib {
     ): Int
     external fun uniffi_selvedge_ffi_checksum_method_engine_subscribe(
     ): Int
+    external fun uniffi_selvedge_ffi_checksum_method_exitoffer_configure(
+    ): Int
+    external fun uniffi_selvedge_ffi_checksum_method_exitoffer_declined(
+    ): Int
+    external fun uniffi_selvedge_ffi_checksum_method_exitoffer_on(
+    ): Int
+    external fun uniffi_selvedge_ffi_checksum_method_exitoffer_save(
+    ): Int
     external fun uniffi_selvedge_ffi_checksum_method_connectivity_status(
     ): Int
     external fun uniffi_selvedge_ffi_checksum_method_hostclock_now_ms(
@@ -891,6 +907,10 @@ internal object IntegrityCheckingUniffiLib {
     external fun uniffi_selvedge_ffi_checksum_constructor_cancelhandle_new(
     ): Int
     external fun uniffi_selvedge_ffi_checksum_constructor_engine_open(
+    ): Int
+    external fun uniffi_selvedge_ffi_checksum_constructor_exitoffer_new(
+    ): Int
+    external fun uniffi_selvedge_ffi_checksum_constructor_exitoffer_restore(
     ): Int
     external fun uniffi_selvedge_ffi_checksum_constructor_bulk_new(
     ): Int
@@ -962,6 +982,14 @@ internal object UniffiLib {
     ): Long
     external fun uniffi_selvedge_ffi_fn_method_engine_trim(`ptr`: Long,`cancel`: RustBuffer.ByValue,
     ): Long
+    external fun uniffi_selvedge_ffi_fn_method_engine_assign(`ptr`: Long,`request`: RustBuffer.ByValue,`call`: RustBuffer.ByValue,`cancel`: RustBuffer.ByValue,
+    ): Long
+    external fun uniffi_selvedge_ffi_fn_method_engine_config_health(`ptr`: Long,uniffi_out_err: UniffiRustCallStatus, 
+    ): RustBuffer.ByValue
+    external fun uniffi_selvedge_ffi_fn_method_engine_refresh_config(`ptr`: Long,`transport`: Long,`path`: RustBuffer.ByValue,`call`: RustBuffer.ByValue,`cancel`: RustBuffer.ByValue,
+    ): Long
+    external fun uniffi_selvedge_ffi_fn_method_engine_track(`ptr`: Long,`event`: RustBuffer.ByValue,`call`: RustBuffer.ByValue,`cancel`: RustBuffer.ByValue,
+    ): Long
     external fun uniffi_selvedge_ffi_fn_method_engine_flush(`ptr`: Long,`transport`: Long,`call`: RustBuffer.ByValue,`cancel`: RustBuffer.ByValue,
     ): Long
     external fun uniffi_selvedge_ffi_fn_method_engine_intent(`ptr`: Long,`id`: RustBuffer.ByValue,`cancel`: RustBuffer.ByValue,
@@ -990,6 +1018,22 @@ internal object UniffiLib {
     ): Long
     external fun uniffi_selvedge_ffi_fn_method_engine_subscribe(`ptr`: Long,`topic`: RustBuffer.ByValue,`from`: RustBuffer.ByValue,`buffer`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
     ): Long
+    external fun uniffi_selvedge_ffi_fn_clone_exitoffer(`handle`: Long,uniffi_out_err: UniffiRustCallStatus, 
+    ): Long
+    external fun uniffi_selvedge_ffi_fn_free_exitoffer(`handle`: Long,uniffi_out_err: UniffiRustCallStatus, 
+    ): Unit
+    external fun uniffi_selvedge_ffi_fn_constructor_exitoffer_new(`platform`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
+    ): Long
+    external fun uniffi_selvedge_ffi_fn_constructor_exitoffer_restore(`saved`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
+    ): Long
+    external fun uniffi_selvedge_ffi_fn_method_exitoffer_configure(`ptr`: Long,`settings`: RustBuffer.ByValue,uniffi_out_err: UniffiRustCallStatus, 
+    ): Unit
+    external fun uniffi_selvedge_ffi_fn_method_exitoffer_declined(`ptr`: Long,`trigger`: RustBuffer.ByValue,`atMs`: Long,uniffi_out_err: UniffiRustCallStatus, 
+    ): RustBuffer.ByValue
+    external fun uniffi_selvedge_ffi_fn_method_exitoffer_on(`ptr`: Long,`input`: RustBuffer.ByValue,`atMs`: Long,uniffi_out_err: UniffiRustCallStatus, 
+    ): RustBuffer.ByValue
+    external fun uniffi_selvedge_ffi_fn_method_exitoffer_save(`ptr`: Long,uniffi_out_err: UniffiRustCallStatus, 
+    ): RustBuffer.ByValue
     external fun uniffi_selvedge_ffi_fn_clone_connectivity(`handle`: Long,uniffi_out_err: UniffiRustCallStatus, 
     ): Long
     external fun uniffi_selvedge_ffi_fn_free_connectivity(`handle`: Long,uniffi_out_err: UniffiRustCallStatus, 
@@ -1217,6 +1261,18 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
     if ((lib.uniffi_selvedge_ffi_checksum_method_engine_trim() and 0xFFFF) != 513) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
+    if ((lib.uniffi_selvedge_ffi_checksum_method_engine_assign() and 0xFFFF) != 24719) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_selvedge_ffi_checksum_method_engine_config_health() and 0xFFFF) != 14962) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_selvedge_ffi_checksum_method_engine_refresh_config() and 0xFFFF) != 8564) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_selvedge_ffi_checksum_method_engine_track() and 0xFFFF) != 3542) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
     if ((lib.uniffi_selvedge_ffi_checksum_method_engine_flush() and 0xFFFF) != 29124) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
@@ -1259,6 +1315,18 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
     if ((lib.uniffi_selvedge_ffi_checksum_method_engine_subscribe() and 0xFFFF) != 13752) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
+    if ((lib.uniffi_selvedge_ffi_checksum_method_exitoffer_configure() and 0xFFFF) != 51393) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_selvedge_ffi_checksum_method_exitoffer_declined() and 0xFFFF) != 64654) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_selvedge_ffi_checksum_method_exitoffer_on() and 0xFFFF) != 38240) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_selvedge_ffi_checksum_method_exitoffer_save() and 0xFFFF) != 38201) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
     if ((lib.uniffi_selvedge_ffi_checksum_method_connectivity_status() and 0xFFFF) != 31484) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
@@ -1290,6 +1358,12 @@ private fun uniffiCheckApiChecksums(lib: IntegrityCheckingUniffiLib) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_selvedge_ffi_checksum_constructor_engine_open() and 0xFFFF) != 38799) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_selvedge_ffi_checksum_constructor_exitoffer_new() and 0xFFFF) != 28216) {
+        throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
+    }
+    if ((lib.uniffi_selvedge_ffi_checksum_constructor_exitoffer_restore() and 0xFFFF) != 63393) {
         throw RuntimeException("UniFFI API checksum mismatch: try cleaning and rebuilding your project")
     }
     if ((lib.uniffi_selvedge_ffi_checksum_constructor_bulk_new() and 0xFFFF) != 21215) {
@@ -1610,6 +1684,33 @@ private class JavaLangRefCleanable(
     val cleanable: java.lang.ref.Cleaner.Cleanable
 ) : UniffiCleaner.Cleanable {
     override fun clean() = cleanable.clean()
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterUByte: FfiConverter<UByte, Byte> {
+    override fun lift(value: Byte): UByte {
+        return value.toUByte()
+    }
+
+    fun lift(value: Int): UByte {
+        return value.toUByte()
+    }
+
+    override fun read(buf: ByteBuffer): UByte {
+        return lift(buf.get())
+    }
+
+    override fun lower(value: UByte): Byte {
+        return value.toByte()
+    }
+
+    override fun allocationSize(value: UByte) = 1UL
+
+    override fun write(value: UByte, buf: ByteBuffer) {
+        buf.put(value.toByte())
+    }
 }
 
 /**
@@ -3285,6 +3386,42 @@ public interface EngineInterface {
     suspend fun `trim`(`cancel`: CancelHandle? = null)
     
     /**
+     * What somebody sees at a placement. The same person sees the same every time, and unless this peeks, what was
+     * assigned and its impression are kept before this returns.
+     *
+     * # Errors
+     * `NotFound` for a placement that is not configured: that differs from one that shows nothing. `Unsupported` when the
+     * engine was opened without experiments, `InvalidInput` for attributes that are no JSON object.
+     */
+    suspend fun `assign`(`request`: AssignRequest, `call`: Call, `cancel`: CancelHandle?): Assignment
+    
+    /**
+     * How the configuration of placements is doing.
+     *
+     * # Errors
+     * `Closed`; `Unsupported` when the engine was opened without experiments.
+     */
+    fun `configHealth`(): ConfigHealth
+    
+    /**
+     * Fetches the configuration of placements if it has changed, and says whether it had. Whatever goes wrong, the one that
+     * holds stays. `path` is below the server's address: `/v1/config`.
+     *
+     * # Errors
+     * `Unavailable` when the server does not answer with one, `Damaged`, `PermissionDenied` for a signature that is wrong or
+     * not trusted, `Conflict` for one that is older, `Unsupported` when the engine was opened without experiments.
+     */
+    suspend fun `refreshConfig`(`transport`: HttpTransport, `path`: kotlin.String, `call`: Call, `cancel`: CancelHandle?): kotlin.Boolean
+    
+    /**
+     * Keeps an event and sends it to the server with the outbox. The same id again changes nothing.
+     *
+     * # Errors
+     * `InvalidInput`, naming the property that is wrong; `Unsupported` when the engine was opened without experiments.
+     */
+    suspend fun `track`(`event`: NewEvent, `call`: Call, `cancel`: CancelHandle?)
+    
+    /**
      * Sends every pending intent once, whether its retry is due or not: for the moment the network comes back, or the
      * system gives the app a minute.
      *
@@ -3732,6 +3869,122 @@ open class Engine: Disposable, AutoCloseable, EngineInterface
             UniffiLib.uniffi_selvedge_ffi_fn_method_engine_trim(
                 uniffiHandle,
                 
+        FfiConverterOptionalTypeCancelHandle.lower(`cancel`),
+            )
+        },
+        { future, callback, continuation -> UniffiLib.ffi_selvedge_ffi_rust_future_poll_void(future, callback, continuation) },
+        { future, continuation -> UniffiLib.ffi_selvedge_ffi_rust_future_complete_void(future, continuation) },
+        { future -> UniffiLib.ffi_selvedge_ffi_rust_future_free_void(future) },
+        // lift function
+        { },
+        
+        // Error FFI converter
+        EngineException.ErrorHandler,
+    )
+    }
+
+    
+    /**
+     * What somebody sees at a placement. The same person sees the same every time, and unless this peeks, what was
+     * assigned and its impression are kept before this returns.
+     *
+     * # Errors
+     * `NotFound` for a placement that is not configured: that differs from one that shows nothing. `Unsupported` when the
+     * engine was opened without experiments, `InvalidInput` for attributes that are no JSON object.
+     */
+    @Throws(EngineException::class)
+    @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
+    override suspend fun `assign`(`request`: AssignRequest, `call`: Call, `cancel`: CancelHandle?) : Assignment {
+        return uniffiRustCallAsync(
+        callWithHandle { uniffiHandle ->
+            UniffiLib.uniffi_selvedge_ffi_fn_method_engine_assign(
+                uniffiHandle,
+                
+        FfiConverterTypeAssignRequest.lower(`request`),
+        FfiConverterTypeCall.lower(`call`),
+        FfiConverterOptionalTypeCancelHandle.lower(`cancel`),
+            )
+        },
+        { future, callback, continuation -> UniffiLib.ffi_selvedge_ffi_rust_future_poll_rust_buffer(future, callback, continuation) },
+        { future, continuation -> UniffiLib.ffi_selvedge_ffi_rust_future_complete_rust_buffer(future, continuation) },
+        { future -> UniffiLib.ffi_selvedge_ffi_rust_future_free_rust_buffer(future) },
+        // lift function
+        { FfiConverterTypeAssignment.lift(it) },
+        // Error FFI converter
+        EngineException.ErrorHandler,
+    )
+    }
+
+    
+    /**
+     * How the configuration of placements is doing.
+     *
+     * # Errors
+     * `Closed`; `Unsupported` when the engine was opened without experiments.
+     */
+    @Throws(EngineException::class)override fun `configHealth`(): ConfigHealth {
+            return FfiConverterTypeConfigHealth.lift(
+    callWithHandle {
+    uniffiRustCallWithError(EngineException) { _status ->
+    UniffiLib.uniffi_selvedge_ffi_fn_method_engine_config_health(
+        it,
+        _status)
+}
+    }
+    )
+    }
+    
+
+    
+    /**
+     * Fetches the configuration of placements if it has changed, and says whether it had. Whatever goes wrong, the one that
+     * holds stays. `path` is below the server's address: `/v1/config`.
+     *
+     * # Errors
+     * `Unavailable` when the server does not answer with one, `Damaged`, `PermissionDenied` for a signature that is wrong or
+     * not trusted, `Conflict` for one that is older, `Unsupported` when the engine was opened without experiments.
+     */
+    @Throws(EngineException::class)
+    @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
+    override suspend fun `refreshConfig`(`transport`: HttpTransport, `path`: kotlin.String, `call`: Call, `cancel`: CancelHandle?) : kotlin.Boolean {
+        return uniffiRustCallAsync(
+        callWithHandle { uniffiHandle ->
+            UniffiLib.uniffi_selvedge_ffi_fn_method_engine_refresh_config(
+                uniffiHandle,
+                
+        FfiConverterTypeHttpTransport.lower(`transport`),
+        FfiConverterString.lower(`path`),
+        FfiConverterTypeCall.lower(`call`),
+        FfiConverterOptionalTypeCancelHandle.lower(`cancel`),
+            )
+        },
+        { future, callback, continuation -> UniffiLib.ffi_selvedge_ffi_rust_future_poll_i8(future, callback, continuation) },
+        { future, continuation -> UniffiLib.ffi_selvedge_ffi_rust_future_complete_i8(future, continuation) },
+        { future -> UniffiLib.ffi_selvedge_ffi_rust_future_free_i8(future) },
+        // lift function
+        { FfiConverterBoolean.lift(it) },
+        // Error FFI converter
+        EngineException.ErrorHandler,
+    )
+    }
+
+    
+    /**
+     * Keeps an event and sends it to the server with the outbox. The same id again changes nothing.
+     *
+     * # Errors
+     * `InvalidInput`, naming the property that is wrong; `Unsupported` when the engine was opened without experiments.
+     */
+    @Throws(EngineException::class)
+    @Suppress("ASSIGNED_BUT_NEVER_ACCESSED_VARIABLE")
+    override suspend fun `track`(`event`: NewEvent, `call`: Call, `cancel`: CancelHandle?) {
+        return uniffiRustCallAsync(
+        callWithHandle { uniffiHandle ->
+            UniffiLib.uniffi_selvedge_ffi_fn_method_engine_track(
+                uniffiHandle,
+                
+        FfiConverterTypeNewEvent.lower(`event`),
+        FfiConverterTypeCall.lower(`call`),
         FfiConverterOptionalTypeCancelHandle.lower(`cancel`),
             )
         },
@@ -4224,6 +4477,403 @@ public object FfiConverterTypeEngine: FfiConverter<Engine, Long> {
     override fun allocationSize(value: Engine) = 8UL
 
     override fun write(value: Engine, buf: ByteBuffer) {
+        buf.putLong(lower(value))
+    }
+}
+
+
+// This template implements a class for working with a Rust struct via a handle
+// to the live Rust struct on the other side of the FFI.
+//
+// There's some subtlety here, because we have to be careful not to operate on a Rust
+// struct after it has been dropped, and because we must expose a public API for freeing
+// theq Kotlin wrapper object in lieu of reliable finalizers. The core requirements are:
+//
+//   * Each instance holds an opaque handle to the underlying Rust struct.
+//     Method calls need to read this handle from the object's state and pass it in to
+//     the Rust FFI.
+//
+//   * When an instance is no longer needed, its handle should be passed to a
+//     special destructor function provided by the Rust FFI, which will drop the
+//     underlying Rust struct.
+//
+//   * Given an instance, calling code is expected to call the special
+//     `destroy` method in order to free it after use, either by calling it explicitly
+//     or by using a higher-level helper like the `use` method. Failing to do so risks
+//     leaking the underlying Rust struct.
+//
+//   * We can't assume that calling code will do the right thing, and must be prepared
+//     to handle Kotlin method calls executing concurrently with or even after a call to
+//     `destroy`, and to handle multiple (possibly concurrent!) calls to `destroy`.
+//
+//   * We must never allow Rust code to operate on the underlying Rust struct after
+//     the destructor has been called, and must never call the destructor more than once.
+//     Doing so may trigger memory unsafety.
+//
+//   * To mitigate many of the risks of leaking memory and use-after-free unsafety, a `Cleaner`
+//     is implemented to call the destructor when the Kotlin object becomes unreachable.
+//     This is done in a background thread. This is not a panacea, and client code should be aware that
+//      1. the thread may starve if some there are objects that have poorly performing
+//     `drop` methods or do significant work in their `drop` methods.
+//      2. the thread is shared across the whole library. This can be tuned by using `android_cleaner = true`,
+//         or `android = true` in the [`kotlin` section of the `uniffi.toml` file](https://mozilla.github.io/uniffi-rs/kotlin/configuration.html).
+//
+// If we try to implement this with mutual exclusion on access to the handle, there is the
+// possibility of a race between a method call and a concurrent call to `destroy`:
+//
+//    * Thread A starts a method call, reads the value of the handle, but is interrupted
+//      before it can pass the handle over the FFI to Rust.
+//    * Thread B calls `destroy` and frees the underlying Rust struct.
+//    * Thread A resumes, passing the already-read handle value to Rust and triggering
+//      a use-after-free.
+//
+// One possible solution would be to use a `ReadWriteLock`, with each method call taking
+// a read lock (and thus allowed to run concurrently) and the special `destroy` method
+// taking a write lock (and thus blocking on live method calls). However, we aim not to
+// generate methods with any hidden blocking semantics, and a `destroy` method that might
+// block if called incorrectly seems to meet that bar.
+//
+// So, we achieve our goals by giving each instance an associated `AtomicLong` counter to track
+// the number of in-flight method calls, and an `AtomicBoolean` flag to indicate whether `destroy`
+// has been called. These are updated according to the following rules:
+//
+//    * The initial value of the counter is 1, indicating a live object with no in-flight calls.
+//      The initial value for the flag is false.
+//
+//    * At the start of each method call, we atomically check the counter.
+//      If it is 0 then the underlying Rust struct has already been destroyed and the call is aborted.
+//      If it is nonzero them we atomically increment it by 1 and proceed with the method call.
+//
+//    * At the end of each method call, we atomically decrement and check the counter.
+//      If it has reached zero then we destroy the underlying Rust struct.
+//
+//    * When `destroy` is called, we atomically flip the flag from false to true.
+//      If the flag was already true we silently fail.
+//      Otherwise we atomically decrement and check the counter.
+//      If it has reached zero then we destroy the underlying Rust struct.
+//
+// Astute readers may observe that this all sounds very similar to the way that Rust's `Arc<T>` works,
+// and indeed it is, with the addition of a flag to guard against multiple calls to `destroy`.
+//
+// The overall effect is that the underlying Rust struct is destroyed only when `destroy` has been
+// called *and* all in-flight method calls have completed, avoiding violating any of the expectations
+// of the underlying Rust code.
+//
+// This makes a cleaner a better alternative to _not_ calling `destroy()` as
+// and when the object is finished with, but the abstraction is not perfect: if the Rust object's `drop`
+// method is slow, and/or there are many objects to cleanup, and it's on a low end Android device, then the cleaner
+// thread may be starved, and the app will leak memory.
+//
+// In this case, `destroy`ing manually may be a better solution.
+//
+// The cleaner can live side by side with the manual calling of `destroy`. In the order of responsiveness, uniffi objects
+// with Rust peers are reclaimed:
+//
+// 1. By calling the `destroy` method of the object, which calls `rustObject.free()`. If that doesn't happen:
+// 2. When the object becomes unreachable, AND the Cleaner thread gets to call `rustObject.free()`. If the thread is starved then:
+// 3. The memory is reclaimed when the process terminates.
+//
+// [1] https://stackoverflow.com/questions/24376768/can-java-finalize-an-object-when-it-is-still-in-scope/24380219
+//
+
+
+/**
+ * Decides whether somebody who leaves a paywall is made one more offer: tell it what happens, and do what it says.
+ *
+ * It does no I/O, so a decision takes no time and may be made on the main thread. It may be used from any thread.
+ */
+public interface ExitOfferInterface {
+    
+    /**
+     * Sets what a paywall's placement says about exit offers; `None` switches them off. Call it before `PaywallShown`.
+     *
+     * # Errors
+     * None; it is a `Result` like every call.
+     */
+    fun `configure`(`settings`: ExitOfferSettings?)
+    
+    /**
+     * What would keep an offer from being made for this trigger now; `None` when one would be.
+     *
+     * # Errors
+     * None; it is a `Result` like every call.
+     */
+    fun `declined`(`trigger`: Trigger, `atMs`: kotlin.Long): Declined?
+    
+    /**
+     * Takes in what happened at `at_ms`, the wall clock in ms since the Unix epoch, and says what to do, in order. `Back`
+     * and `Swipe` always come to exactly one of `ShowOffer` and `LetGo`.
+     *
+     * # Errors
+     * None; it is a `Result` like every call.
+     */
+    fun `on`(`input`: ExitInput, `atMs`: kotlin.Long): List<ExitAction>
+    
+    /**
+     * All of its state, as text.
+     *
+     * # Errors
+     * None; it is a `Result` like every call.
+     */
+    fun `save`(): kotlin.String
+    
+    companion object
+}
+
+/**
+ * Decides whether somebody who leaves a paywall is made one more offer: tell it what happens, and do what it says.
+ *
+ * It does no I/O, so a decision takes no time and may be made on the main thread. It may be used from any thread.
+ */
+open class ExitOffer: Disposable, AutoCloseable, ExitOfferInterface
+{
+
+    @Suppress("UNUSED_PARAMETER")
+    /**
+     * @suppress
+     */
+    constructor(withHandle: UniffiWithHandle, handle: Long) {
+        this.handle = handle
+        this.cleanable = UniffiLib.CLEANER.register(this, UniffiCleanAction(handle))
+    }
+
+    /**
+     * @suppress
+     *
+     * This constructor can be used to instantiate a fake object. Only used for tests. Any
+     * attempt to actually use an object constructed this way will fail as there is no
+     * connected Rust object.
+     */
+    @Suppress("UNUSED_PARAMETER")
+    constructor(noHandle: NoHandle) {
+        this.handle = 0
+        this.cleanable = null
+    }
+    /**
+     * Nothing has happened yet, and exit offers are off.
+     */
+    constructor(`platform`: Platform) :
+        this(UniffiWithHandle, 
+    uniffiRustCall() { _status ->
+    UniffiLib.uniffi_selvedge_ffi_fn_constructor_exitoffer_new(
+    
+        
+        FfiConverterTypePlatform.lower(`platform`),_status)
+}
+    )
+
+    protected val handle: Long
+    protected val cleanable: UniffiCleaner.Cleanable?
+
+    private val wasDestroyed = AtomicBoolean(false)
+    private val callCounter = AtomicLong(1)
+
+    /**
+     * Whether the current object has been destroyed and its reference is gone in the Rust side.
+     */
+    val uniffiIsDestroyed: Boolean get() = wasDestroyed.get()
+
+    override fun destroy() {
+        // Only allow a single call to this method.
+        // TODO: maybe we should log a warning if called more than once?
+        if (this.wasDestroyed.compareAndSet(false, true)) {
+            // This decrement always matches the initial count of 1 given at creation time.
+            if (this.callCounter.decrementAndGet() == 0L) {
+                cleanable?.clean()
+            }
+        }
+    }
+
+    @Synchronized
+    override fun close() {
+        this.destroy()
+    }
+
+    internal inline fun <R> callWithHandle(block: (handle: Long) -> R): R {
+        // Check and increment the call counter, to keep the object alive.
+        // This needs a compare-and-set retry loop in case of concurrent updates.
+        do {
+            val c = this.callCounter.get()
+            if (c == 0L) {
+                throw IllegalStateException("${this.javaClass.simpleName} object has already been destroyed")
+            }
+            if (c == Long.MAX_VALUE) {
+                throw IllegalStateException("${this.javaClass.simpleName} call counter would overflow")
+            }
+        } while (! this.callCounter.compareAndSet(c, c + 1L))
+        // Now we can safely do the method call without the handle being freed concurrently.
+        try {
+            return block(this.uniffiCloneHandle())
+        } finally {
+            // This decrement always matches the increment we performed above.
+            if (this.callCounter.decrementAndGet() == 0L) {
+                cleanable?.clean()
+            }
+        }
+    }
+
+    // Use a static inner class instead of a closure so as not to accidentally
+    // capture `this` as part of the cleanable's action.
+    private class UniffiCleanAction(private val handle: Long) : Runnable {
+        override fun run() {
+            if (handle == 0.toLong()) {
+                // Fake object created with `NoHandle`, don't try to free.
+                return;
+            }
+            uniffiRustCall { status ->
+                UniffiLib.uniffi_selvedge_ffi_fn_free_exitoffer(handle, status)
+            }
+        }
+    }
+
+    /**
+     * @suppress
+     */
+    fun uniffiCloneHandle(): Long {
+        if (handle == 0.toLong()) {
+            throw InternalException("uniffiCloneHandle() called on NoHandle object");
+        }
+        return uniffiRustCall() { status ->
+            UniffiLib.uniffi_selvedge_ffi_fn_clone_exitoffer(handle, status)
+        }
+    }
+
+    
+    /**
+     * Sets what a paywall's placement says about exit offers; `None` switches them off. Call it before `PaywallShown`.
+     *
+     * # Errors
+     * None; it is a `Result` like every call.
+     */
+    @Throws(EngineException::class)override fun `configure`(`settings`: ExitOfferSettings?)
+        = 
+    callWithHandle {
+    uniffiRustCallWithError(EngineException) { _status ->
+    UniffiLib.uniffi_selvedge_ffi_fn_method_exitoffer_configure(
+        it,
+        
+        FfiConverterOptionalTypeExitOfferSettings.lower(`settings`),_status)
+}
+    }
+    
+    
+
+    
+    /**
+     * What would keep an offer from being made for this trigger now; `None` when one would be.
+     *
+     * # Errors
+     * None; it is a `Result` like every call.
+     */
+    @Throws(EngineException::class)override fun `declined`(`trigger`: Trigger, `atMs`: kotlin.Long): Declined? {
+            return FfiConverterOptionalTypeDeclined.lift(
+    callWithHandle {
+    uniffiRustCallWithError(EngineException) { _status ->
+    UniffiLib.uniffi_selvedge_ffi_fn_method_exitoffer_declined(
+        it,
+        
+        FfiConverterTypeTrigger.lower(`trigger`),
+        FfiConverterLong.lower(`atMs`),_status)
+}
+    }
+    )
+    }
+    
+
+    
+    /**
+     * Takes in what happened at `at_ms`, the wall clock in ms since the Unix epoch, and says what to do, in order. `Back`
+     * and `Swipe` always come to exactly one of `ShowOffer` and `LetGo`.
+     *
+     * # Errors
+     * None; it is a `Result` like every call.
+     */
+    @Throws(EngineException::class)override fun `on`(`input`: ExitInput, `atMs`: kotlin.Long): List<ExitAction> {
+            return FfiConverterSequenceTypeExitAction.lift(
+    callWithHandle {
+    uniffiRustCallWithError(EngineException) { _status ->
+    UniffiLib.uniffi_selvedge_ffi_fn_method_exitoffer_on(
+        it,
+        
+        FfiConverterTypeExitInput.lower(`input`),
+        FfiConverterLong.lower(`atMs`),_status)
+}
+    }
+    )
+    }
+    
+
+    
+    /**
+     * All of its state, as text.
+     *
+     * # Errors
+     * None; it is a `Result` like every call.
+     */
+    @Throws(EngineException::class)override fun `save`(): kotlin.String {
+            return FfiConverterString.lift(
+    callWithHandle {
+    uniffiRustCallWithError(EngineException) { _status ->
+    UniffiLib.uniffi_selvedge_ffi_fn_method_exitoffer_save(
+        it,
+        _status)
+}
+    }
+    )
+    }
+    
+
+    
+
+    
+
+
+    
+    companion object {
+        
+    /**
+     * Goes on from what [`save`](ExitOffer::save) gave, after the system ended the app's process.
+     *
+     * # Errors
+     * `InvalidInput` when it is something else.
+     */
+    @Throws(EngineException::class) fun `restore`(`saved`: kotlin.String): ExitOffer {
+            return FfiConverterTypeExitOffer.lift(
+    uniffiRustCallWithError(EngineException) { _status ->
+    UniffiLib.uniffi_selvedge_ffi_fn_constructor_exitoffer_restore(
+    
+        
+        FfiConverterString.lower(`saved`),_status)
+}
+    )
+    }
+    
+
+        
+    }
+    
+}
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeExitOffer: FfiConverter<ExitOffer, Long> {
+    override fun lower(value: ExitOffer): Long {
+        return value.uniffiCloneHandle()
+    }
+
+    override fun lift(value: Long): ExitOffer {
+        return ExitOffer(UniffiWithHandle, value)
+    }
+
+    override fun read(buf: ByteBuffer): ExitOffer {
+        return lift(buf.getLong())
+    }
+
+    override fun allocationSize(value: ExitOffer) = 8UL
+
+    override fun write(value: ExitOffer, buf: ByteBuffer) {
         buf.putLong(lower(value))
     }
 }
@@ -6299,6 +6949,156 @@ public object FfiConverterTypeTopicStream: FfiConverter<TopicStream, Long> {
 
 
 /**
+ * Asks what somebody sees at a placement.
+ */
+data class AssignRequest (
+    /**
+     * Who: a user id, or the device while nobody has signed in.
+     */
+    var `subject`: kotlin.String
+    , 
+    /**
+     * Where: `main_paywall`.
+     */
+    var `placement`: kotlin.String
+    , 
+    /**
+     * On which device. At login an account without an assignment of its own takes over its device's.
+     */
+    var `device`: kotlin.String? = null 
+    , 
+    /**
+     * What targeting may look at, as one JSON object.
+     */
+    var `attributesJson`: kotlin.String? = null 
+    , 
+    /**
+     * Look without enrolling: nothing is kept and no impression is recorded.
+     */
+    var `peek`: kotlin.Boolean = false 
+    , 
+    /**
+     * It is shown to somebody who was about to leave; its impression says so.
+     */
+    var `exitOffer`: kotlin.Boolean = false 
+    
+){
+    
+
+    
+
+    
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeAssignRequest: FfiConverterRustBuffer<AssignRequest> {
+    override fun read(buf: ByteBuffer): AssignRequest {
+        return AssignRequest(
+            FfiConverterString.read(buf),
+            FfiConverterString.read(buf),
+            FfiConverterOptionalString.read(buf),
+            FfiConverterOptionalString.read(buf),
+            FfiConverterBoolean.read(buf),
+            FfiConverterBoolean.read(buf),
+        )
+    }
+
+    override fun allocationSize(value: AssignRequest) = (
+            FfiConverterString.allocationSize(value.`subject`) +
+            FfiConverterString.allocationSize(value.`placement`) +
+            FfiConverterOptionalString.allocationSize(value.`device`) +
+            FfiConverterOptionalString.allocationSize(value.`attributesJson`) +
+            FfiConverterBoolean.allocationSize(value.`peek`) +
+            FfiConverterBoolean.allocationSize(value.`exitOffer`)
+    )
+
+    override fun write(value: AssignRequest, buf: ByteBuffer) {
+            FfiConverterString.write(value.`subject`, buf)
+            FfiConverterString.write(value.`placement`, buf)
+            FfiConverterOptionalString.write(value.`device`, buf)
+            FfiConverterOptionalString.write(value.`attributesJson`, buf)
+            FfiConverterBoolean.write(value.`peek`, buf)
+            FfiConverterBoolean.write(value.`exitOffer`, buf)
+    }
+}
+
+
+
+/**
+ * What somebody sees.
+ */
+data class Assignment (
+    /**
+     * The placement.
+     */
+    var `placement`: kotlin.String
+    , 
+    /**
+     * The experiment that decided; `None` when none ran.
+     */
+    var `experiment`: kotlin.String?
+    , 
+    /**
+     * The variation's key.
+     */
+    var `variation`: kotlin.String
+    , 
+    /**
+     * They are part of the experiment, so their events count.
+     */
+    var `enrolled`: kotlin.Boolean
+    , 
+    /**
+     * What to show; `None` is an explicit "show nothing".
+     */
+    var `shown`: Shown?
+    
+){
+    
+
+    
+
+    
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeAssignment: FfiConverterRustBuffer<Assignment> {
+    override fun read(buf: ByteBuffer): Assignment {
+        return Assignment(
+            FfiConverterString.read(buf),
+            FfiConverterOptionalString.read(buf),
+            FfiConverterString.read(buf),
+            FfiConverterBoolean.read(buf),
+            FfiConverterOptionalTypeShown.read(buf),
+        )
+    }
+
+    override fun allocationSize(value: Assignment) = (
+            FfiConverterString.allocationSize(value.`placement`) +
+            FfiConverterOptionalString.allocationSize(value.`experiment`) +
+            FfiConverterString.allocationSize(value.`variation`) +
+            FfiConverterBoolean.allocationSize(value.`enrolled`) +
+            FfiConverterOptionalTypeShown.allocationSize(value.`shown`)
+    )
+
+    override fun write(value: Assignment, buf: ByteBuffer) {
+            FfiConverterString.write(value.`placement`, buf)
+            FfiConverterOptionalString.write(value.`experiment`, buf)
+            FfiConverterString.write(value.`variation`, buf)
+            FfiConverterBoolean.write(value.`enrolled`, buf)
+            FfiConverterOptionalTypeShown.write(value.`shown`, buf)
+    }
+}
+
+
+
+/**
  * What every call may say about itself.
  */
 data class Call (
@@ -6616,6 +7416,85 @@ public object FfiConverterTypeChatRequest: FfiConverterRustBuffer<ChatRequest> {
 
 
 /**
+ * How the placements' configuration is doing.
+ */
+data class ConfigHealth (
+    /**
+     * Where the one that holds came from.
+     */
+    var `source`: ConfigOrigin
+    , 
+    /**
+     * How long ago the server vouched for it, in ms; `None` when it never did.
+     */
+    var `ageMs`: kotlin.ULong?
+    , 
+    /**
+     * It is older than allowed, or nobody ever vouched for it.
+     */
+    var `stale`: kotlin.Boolean
+    , 
+    /**
+     * How many placements and other features it has.
+     */
+    var `features`: kotlin.ULong
+    , 
+    /**
+     * The parts of it that could not be read and were left out.
+     */
+    var `leftOut`: List<kotlin.String>
+    , 
+    /**
+     * Why the last refresh, or reading what was kept, came to nothing.
+     */
+    var `lastError`: kotlin.String?
+    
+){
+    
+
+    
+
+    
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeConfigHealth: FfiConverterRustBuffer<ConfigHealth> {
+    override fun read(buf: ByteBuffer): ConfigHealth {
+        return ConfigHealth(
+            FfiConverterTypeConfigOrigin.read(buf),
+            FfiConverterOptionalULong.read(buf),
+            FfiConverterBoolean.read(buf),
+            FfiConverterULong.read(buf),
+            FfiConverterSequenceString.read(buf),
+            FfiConverterOptionalString.read(buf),
+        )
+    }
+
+    override fun allocationSize(value: ConfigHealth) = (
+            FfiConverterTypeConfigOrigin.allocationSize(value.`source`) +
+            FfiConverterOptionalULong.allocationSize(value.`ageMs`) +
+            FfiConverterBoolean.allocationSize(value.`stale`) +
+            FfiConverterULong.allocationSize(value.`features`) +
+            FfiConverterSequenceString.allocationSize(value.`leftOut`) +
+            FfiConverterOptionalString.allocationSize(value.`lastError`)
+    )
+
+    override fun write(value: ConfigHealth, buf: ByteBuffer) {
+            FfiConverterTypeConfigOrigin.write(value.`source`, buf)
+            FfiConverterOptionalULong.write(value.`ageMs`, buf)
+            FfiConverterBoolean.write(value.`stale`, buf)
+            FfiConverterULong.write(value.`features`, buf)
+            FfiConverterSequenceString.write(value.`leftOut`, buf)
+            FfiConverterOptionalString.write(value.`lastError`, buf)
+    }
+}
+
+
+
+/**
  * What is well, what is not, and what to do about it.
  */
 data class DoctorReport (
@@ -6705,6 +7584,11 @@ data class EngineConfig (
     var `queueLimit`: kotlin.UInt = 8u 
     , 
     /**
+     * Where placements come from; without it, there are none.
+     */
+    var `experiments`: ExperimentsConfig? = null 
+    , 
+    /**
      * The longest a callback of the app may take, in ms. After that the call that needed it goes on with an error.
      */
     var `callbackTimeoutMs`: kotlin.ULong = 30000uL 
@@ -6730,6 +7614,7 @@ public object FfiConverterTypeEngineConfig: FfiConverterRustBuffer<EngineConfig>
             FfiConverterSequenceTypeModelConfig.read(buf),
             FfiConverterUInt.read(buf),
             FfiConverterUInt.read(buf),
+            FfiConverterOptionalTypeExperimentsConfig.read(buf),
             FfiConverterULong.read(buf),
         )
     }
@@ -6741,6 +7626,7 @@ public object FfiConverterTypeEngineConfig: FfiConverterRustBuffer<EngineConfig>
             FfiConverterSequenceTypeModelConfig.allocationSize(value.`models`) +
             FfiConverterUInt.allocationSize(value.`concurrency`) +
             FfiConverterUInt.allocationSize(value.`queueLimit`) +
+            FfiConverterOptionalTypeExperimentsConfig.allocationSize(value.`experiments`) +
             FfiConverterULong.allocationSize(value.`callbackTimeoutMs`)
     )
 
@@ -6751,6 +7637,7 @@ public object FfiConverterTypeEngineConfig: FfiConverterRustBuffer<EngineConfig>
             FfiConverterSequenceTypeModelConfig.write(value.`models`, buf)
             FfiConverterUInt.write(value.`concurrency`, buf)
             FfiConverterUInt.write(value.`queueLimit`, buf)
+            FfiConverterOptionalTypeExperimentsConfig.write(value.`experiments`, buf)
             FfiConverterULong.write(value.`callbackTimeoutMs`, buf)
     }
 }
@@ -6799,6 +7686,172 @@ public object FfiConverterTypeEnqueuedJob: FfiConverterRustBuffer<EnqueuedJob> {
     override fun write(value: EnqueuedJob, buf: ByteBuffer) {
             FfiConverterLong.write(value.`id`, buf)
             FfiConverterBoolean.write(value.`duplicate`, buf)
+    }
+}
+
+
+
+/**
+ * Whether, where and when an offer is made to who is leaving: a part of a placement's value.
+ */
+data class ExitOfferSettings (
+    /**
+     * The server's switch.
+     */
+    var `enabled`: kotlin.Boolean = false 
+    , 
+    /**
+     * The placement of the offer.
+     */
+    var `placement`: kotlin.String = "exit_offer" 
+    , 
+    /**
+     * What sets it off, by platform. A platform that is left out has `Back` (Android and others) or `Swipe` (iOS).
+     */
+    var `triggers`: Map<Platform, List<Trigger>> = mapOf() 
+    , 
+    /**
+     * How long a paywall is on screen before `Timeout` sets off, in ms.
+     */
+    var `timeoutMs`: kotlin.UInt = 30000u 
+    , 
+    /**
+     * How long the app is left before `Pause` sets off, in ms.
+     */
+    var `pauseMs`: kotlin.UInt = 5000u 
+    , 
+    /**
+     * The most offers in one session.
+     */
+    var `maxPerSession`: kotlin.UInt = 1u 
+    , 
+    /**
+     * The most offers in any 24 hours.
+     */
+    var `maxPerDay`: kotlin.UInt = 1u 
+    , 
+    /**
+     * How long the store's answer about eligibility is good for, from when it was asked, in ms.
+     */
+    var `eligibilityMs`: kotlin.UInt = 600000u 
+    , 
+    /**
+     * Make the offer also when nobody knows whether the person may have it.
+     */
+    var `offerWhenUnknown`: kotlin.Boolean = false 
+    
+){
+    
+
+    
+
+    
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeExitOfferSettings: FfiConverterRustBuffer<ExitOfferSettings> {
+    override fun read(buf: ByteBuffer): ExitOfferSettings {
+        return ExitOfferSettings(
+            FfiConverterBoolean.read(buf),
+            FfiConverterString.read(buf),
+            FfiConverterMapTypePlatformSequenceTypeTrigger.read(buf),
+            FfiConverterUInt.read(buf),
+            FfiConverterUInt.read(buf),
+            FfiConverterUInt.read(buf),
+            FfiConverterUInt.read(buf),
+            FfiConverterUInt.read(buf),
+            FfiConverterBoolean.read(buf),
+        )
+    }
+
+    override fun allocationSize(value: ExitOfferSettings) = (
+            FfiConverterBoolean.allocationSize(value.`enabled`) +
+            FfiConverterString.allocationSize(value.`placement`) +
+            FfiConverterMapTypePlatformSequenceTypeTrigger.allocationSize(value.`triggers`) +
+            FfiConverterUInt.allocationSize(value.`timeoutMs`) +
+            FfiConverterUInt.allocationSize(value.`pauseMs`) +
+            FfiConverterUInt.allocationSize(value.`maxPerSession`) +
+            FfiConverterUInt.allocationSize(value.`maxPerDay`) +
+            FfiConverterUInt.allocationSize(value.`eligibilityMs`) +
+            FfiConverterBoolean.allocationSize(value.`offerWhenUnknown`)
+    )
+
+    override fun write(value: ExitOfferSettings, buf: ByteBuffer) {
+            FfiConverterBoolean.write(value.`enabled`, buf)
+            FfiConverterString.write(value.`placement`, buf)
+            FfiConverterMapTypePlatformSequenceTypeTrigger.write(value.`triggers`, buf)
+            FfiConverterUInt.write(value.`timeoutMs`, buf)
+            FfiConverterUInt.write(value.`pauseMs`, buf)
+            FfiConverterUInt.write(value.`maxPerSession`, buf)
+            FfiConverterUInt.write(value.`maxPerDay`, buf)
+            FfiConverterUInt.write(value.`eligibilityMs`, buf)
+            FfiConverterBoolean.write(value.`offerWhenUnknown`, buf)
+    }
+}
+
+
+
+/**
+ * Where placements come from, and whom to believe.
+ */
+data class ExperimentsConfig (
+    /**
+     * The payload that comes with the app, as JSON, for the first launch without a network.
+     */
+    var `bundledJson`: kotlin.String? = null 
+    , 
+    /**
+     * The file that keeps the last good configuration between runs; without it, none is kept.
+     */
+    var `cache`: kotlin.String? = null 
+    , 
+    /**
+     * The keys that configurations may be signed with. With any, nothing unsigned is believed.
+     */
+    var `trustedKeys`: List<TrustedKey> = listOf() 
+    , 
+    /**
+     * How old a configuration may be before [`ConfigHealth::stale`] says so, in ms; without it, 24 hours.
+     */
+    var `maxAgeMs`: kotlin.ULong? = null 
+    
+){
+    
+
+    
+
+    
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeExperimentsConfig: FfiConverterRustBuffer<ExperimentsConfig> {
+    override fun read(buf: ByteBuffer): ExperimentsConfig {
+        return ExperimentsConfig(
+            FfiConverterOptionalString.read(buf),
+            FfiConverterOptionalString.read(buf),
+            FfiConverterSequenceTypeTrustedKey.read(buf),
+            FfiConverterOptionalULong.read(buf),
+        )
+    }
+
+    override fun allocationSize(value: ExperimentsConfig) = (
+            FfiConverterOptionalString.allocationSize(value.`bundledJson`) +
+            FfiConverterOptionalString.allocationSize(value.`cache`) +
+            FfiConverterSequenceTypeTrustedKey.allocationSize(value.`trustedKeys`) +
+            FfiConverterOptionalULong.allocationSize(value.`maxAgeMs`)
+    )
+
+    override fun write(value: ExperimentsConfig, buf: ByteBuffer) {
+            FfiConverterOptionalString.write(value.`bundledJson`, buf)
+            FfiConverterOptionalString.write(value.`cache`, buf)
+            FfiConverterSequenceTypeTrustedKey.write(value.`trustedKeys`, buf)
+            FfiConverterOptionalULong.write(value.`maxAgeMs`, buf)
     }
 }
 
@@ -7785,6 +8838,11 @@ data class LiveObjects (
      * Large payloads on their way in.
      */
     var `bulks`: kotlin.ULong
+    , 
+    /**
+     * Exit offers.
+     */
+    var `exitOffers`: kotlin.ULong
     
 ){
     
@@ -7805,6 +8863,7 @@ public object FfiConverterTypeLiveObjects: FfiConverterRustBuffer<LiveObjects> {
             FfiConverterULong.read(buf),
             FfiConverterULong.read(buf),
             FfiConverterULong.read(buf),
+            FfiConverterULong.read(buf),
         )
     }
 
@@ -7812,7 +8871,8 @@ public object FfiConverterTypeLiveObjects: FfiConverterRustBuffer<LiveObjects> {
             FfiConverterULong.allocationSize(value.`engines`) +
             FfiConverterULong.allocationSize(value.`streams`) +
             FfiConverterULong.allocationSize(value.`cancels`) +
-            FfiConverterULong.allocationSize(value.`bulks`)
+            FfiConverterULong.allocationSize(value.`bulks`) +
+            FfiConverterULong.allocationSize(value.`exitOffers`)
     )
 
     override fun write(value: LiveObjects, buf: ByteBuffer) {
@@ -7820,6 +8880,7 @@ public object FfiConverterTypeLiveObjects: FfiConverterRustBuffer<LiveObjects> {
             FfiConverterULong.write(value.`streams`, buf)
             FfiConverterULong.write(value.`cancels`, buf)
             FfiConverterULong.write(value.`bulks`, buf)
+            FfiConverterULong.write(value.`exitOffers`, buf)
     }
 }
 
@@ -8017,6 +9078,61 @@ public object FfiConverterTypeModelDescription: FfiConverterRustBuffer<ModelDesc
             FfiConverterString.write(value.`description`, buf)
             FfiConverterUInt.write(value.`contextTokens`, buf)
             FfiConverterUInt.write(value.`embeddingLength`, buf)
+    }
+}
+
+
+
+/**
+ * An event to keep.
+ */
+data class NewEvent (
+    /**
+     * Whom it is about.
+     */
+    var `subject`: kotlin.String
+    , 
+    /**
+     * What happened.
+     */
+    var `event`: PaywallEvent
+    , 
+    /**
+     * Its id, a UUID: the same event told twice counts once. Without it, a new one.
+     */
+    var `id`: kotlin.String? = null 
+    
+){
+    
+
+    
+
+    
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeNewEvent: FfiConverterRustBuffer<NewEvent> {
+    override fun read(buf: ByteBuffer): NewEvent {
+        return NewEvent(
+            FfiConverterString.read(buf),
+            FfiConverterTypePaywallEvent.read(buf),
+            FfiConverterOptionalString.read(buf),
+        )
+    }
+
+    override fun allocationSize(value: NewEvent) = (
+            FfiConverterString.allocationSize(value.`subject`) +
+            FfiConverterTypePaywallEvent.allocationSize(value.`event`) +
+            FfiConverterOptionalString.allocationSize(value.`id`)
+    )
+
+    override fun write(value: NewEvent, buf: ByteBuffer) {
+            FfiConverterString.write(value.`subject`, buf)
+            FfiConverterTypePaywallEvent.write(value.`event`, buf)
+            FfiConverterOptionalString.write(value.`id`, buf)
     }
 }
 
@@ -8268,6 +9384,77 @@ public object FfiConverterTypeQueueStats: FfiConverterRustBuffer<QueueStats> {
 
 
 /**
+ * What a placement shows.
+ */
+data class Shown (
+    /**
+     * What is sold: the purchase SDK's name for a set of products.
+     */
+    var `offering`: kotlin.String?
+    , 
+    /**
+     * Texts, by name.
+     */
+    var `copy`: Map<kotlin.String, kotlin.String>
+    , 
+    /**
+     * Percent off the full price, 0 to 100.
+     */
+    var `discountPct`: kotlin.UByte
+    , 
+    /**
+     * Whether, where and when an offer is made to who is leaving.
+     */
+    var `exitOffer`: ExitOfferSettings?
+    , 
+    /**
+     * All of it, as JSON: the app may keep more in it.
+     */
+    var `json`: kotlin.String
+    
+){
+    
+
+    
+
+    
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeShown: FfiConverterRustBuffer<Shown> {
+    override fun read(buf: ByteBuffer): Shown {
+        return Shown(
+            FfiConverterOptionalString.read(buf),
+            FfiConverterMapStringString.read(buf),
+            FfiConverterUByte.read(buf),
+            FfiConverterOptionalTypeExitOfferSettings.read(buf),
+            FfiConverterString.read(buf),
+        )
+    }
+
+    override fun allocationSize(value: Shown) = (
+            FfiConverterOptionalString.allocationSize(value.`offering`) +
+            FfiConverterMapStringString.allocationSize(value.`copy`) +
+            FfiConverterUByte.allocationSize(value.`discountPct`) +
+            FfiConverterOptionalTypeExitOfferSettings.allocationSize(value.`exitOffer`) +
+            FfiConverterString.allocationSize(value.`json`)
+    )
+
+    override fun write(value: Shown, buf: ByteBuffer) {
+            FfiConverterOptionalString.write(value.`offering`, buf)
+            FfiConverterMapStringString.write(value.`copy`, buf)
+            FfiConverterUByte.write(value.`discountPct`, buf)
+            FfiConverterOptionalTypeExitOfferSettings.write(value.`exitOffer`, buf)
+            FfiConverterString.write(value.`json`, buf)
+    }
+}
+
+
+
+/**
  * An intent that is safely written down.
  */
 data class Submitted (
@@ -8365,6 +9552,53 @@ public object FfiConverterTypeThermalReading: FfiConverterRustBuffer<ThermalRead
     override fun write(value: ThermalReading, buf: ByteBuffer) {
             FfiConverterTypeThermalStatus.write(value.`status`, buf)
             FfiConverterOptionalFloat.write(value.`headroom`, buf)
+    }
+}
+
+
+
+/**
+ * A key that configurations may be signed with.
+ */
+data class TrustedKey (
+    /**
+     * Its id.
+     */
+    var `id`: kotlin.String
+    , 
+    /**
+     * Its public half: 32 bytes of Ed25519 in 64 hex digits.
+     */
+    var `publicKey`: kotlin.String
+    
+){
+    
+
+    
+
+    
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeTrustedKey: FfiConverterRustBuffer<TrustedKey> {
+    override fun read(buf: ByteBuffer): TrustedKey {
+        return TrustedKey(
+            FfiConverterString.read(buf),
+            FfiConverterString.read(buf),
+        )
+    }
+
+    override fun allocationSize(value: TrustedKey) = (
+            FfiConverterString.allocationSize(value.`id`) +
+            FfiConverterString.allocationSize(value.`publicKey`)
+    )
+
+    override fun write(value: TrustedKey, buf: ByteBuffer) {
+            FfiConverterString.write(value.`id`, buf)
+            FfiConverterString.write(value.`publicKey`, buf)
     }
 }
 
@@ -8473,6 +9707,148 @@ public object FfiConverterTypeClass: FfiConverterRustBuffer<Class> {
 
 
 /**
+ * Where a configuration came from.
+ */
+
+enum class ConfigOrigin {
+    
+    /**
+     * There is none.
+     */
+    NOWHERE,
+    /**
+     * It came with the app.
+     */
+    BUNDLED,
+    /**
+     * It was kept from an earlier run.
+     */
+    CACHE,
+    /**
+     * The server sent it, or said that it is still the newest.
+     */
+    SERVER;
+
+    
+
+
+    companion object
+}
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeConfigOrigin: FfiConverterRustBuffer<ConfigOrigin> {
+    override fun read(buf: ByteBuffer) = try {
+        ConfigOrigin.values()[buf.getInt() - 1]
+    } catch (e: IndexOutOfBoundsException) {
+        throw RuntimeException("invalid enum value, something is very wrong!!", e)
+    }
+
+    override fun allocationSize(value: ConfigOrigin) = 4UL
+
+    override fun write(value: ConfigOrigin, buf: ByteBuffer) {
+        buf.putInt(value.ordinal + 1)
+    }
+}
+
+
+
+
+
+/**
+ * Why no offer is made.
+ */
+
+enum class Declined {
+    
+    /**
+     * No paywall is on screen.
+     */
+    NO_PAYWALL,
+    /**
+     * An exit offer is on screen: nobody is held twice.
+     */
+    OFFER_SHOWN,
+    /**
+     * The purchase sheet is open.
+     */
+    PURCHASING,
+    /**
+     * Something was bought in this session.
+     */
+    PURCHASED,
+    /**
+     * Exit offers are switched off at this placement.
+     */
+    DISABLED,
+    /**
+     * This trigger is not among those of the platform.
+     */
+    OTHER_TRIGGER,
+    /**
+     * As many as one session may see were shown.
+     */
+    SESSION_CAP,
+    /**
+     * As many as one day may see were shown.
+     */
+    DAY_CAP,
+    /**
+     * The offer is not loaded, or its placement shows nothing.
+     */
+    NOT_LOADED,
+    /**
+     * It sells what the paywall sold, or what was just offered.
+     */
+    SAME_OFFERING,
+    /**
+     * The store says no.
+     */
+    INELIGIBLE,
+    /**
+     * The product has no such offer.
+     */
+    NO_OFFER,
+    /**
+     * Nobody knows whether the person may have it.
+     */
+    UNKNOWN_ELIGIBILITY,
+    /**
+     * What the store said has expired.
+     */
+    ELIGIBILITY_EXPIRED;
+
+    
+
+
+    companion object
+}
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeDeclined: FfiConverterRustBuffer<Declined> {
+    override fun read(buf: ByteBuffer) = try {
+        Declined.values()[buf.getInt() - 1]
+    } catch (e: IndexOutOfBoundsException) {
+        throw RuntimeException("invalid enum value, something is very wrong!!", e)
+    }
+
+    override fun allocationSize(value: Declined) = 4UL
+
+    override fun write(value: Declined, buf: ByteBuffer) {
+        buf.putInt(value.ordinal + 1)
+    }
+}
+
+
+
+
+
+/**
  * What a power cut may cost.
  */
 
@@ -8507,6 +9883,57 @@ public object FfiConverterTypeDurability: FfiConverterRustBuffer<Durability> {
     override fun allocationSize(value: Durability) = 4UL
 
     override fun write(value: Durability, buf: ByteBuffer) {
+        buf.putInt(value.ordinal + 1)
+    }
+}
+
+
+
+
+
+/**
+ * Whether the store would let this person have the offer.
+ */
+
+enum class Eligibility {
+    
+    /**
+     * They may have it.
+     */
+    ELIGIBLE,
+    /**
+     * They may not.
+     */
+    INELIGIBLE,
+    /**
+     * The store has not said so, or could not.
+     */
+    UNKNOWN,
+    /**
+     * The product has no such offer.
+     */
+    NO_OFFER;
+
+    
+
+
+    companion object
+}
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeEligibility: FfiConverterRustBuffer<Eligibility> {
+    override fun read(buf: ByteBuffer) = try {
+        Eligibility.values()[buf.getInt() - 1]
+    } catch (e: IndexOutOfBoundsException) {
+        throw RuntimeException("invalid enum value, something is very wrong!!", e)
+    }
+
+    override fun allocationSize(value: Eligibility) = 4UL
+
+    override fun write(value: Eligibility, buf: ByteBuffer) {
         buf.putInt(value.ordinal + 1)
     }
 }
@@ -8682,6 +10109,585 @@ public object FfiConverterTypeErrorKind: FfiConverterRustBuffer<ErrorKind> {
 
     override fun write(value: ErrorKind, buf: ByteBuffer) {
         buf.putInt(value.ordinal + 1)
+    }
+}
+
+
+
+
+
+/**
+ * What to do.
+ */
+sealed class ExitAction {
+    
+    /**
+     * Get the exit offer's placement ready: peek at it and load its products. Then say `OfferLoaded`.
+     */
+    data class LoadOffer(
+        /**
+         * Which placement.
+         */
+        val `placement`: kotlin.String, 
+        /**
+         * Give it back with the answer.
+         */
+        val `revision`: kotlin.ULong) : ExitAction()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * Ask the store whether the person may have it. Then say `EligibilityKnown`.
+     */
+    data class CheckEligibility(
+        /**
+         * For which placement.
+         */
+        val `placement`: kotlin.String, 
+        /**
+         * Give it back with the answer.
+         */
+        val `revision`: kotlin.ULong) : ExitAction()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * Show the offer in place of leaving.
+     */
+    data class ShowOffer(
+        /**
+         * Which placement: assign it now, so that its impression counts.
+         */
+        val `placement`: kotlin.String, 
+        /**
+         * What it sells.
+         */
+        val `offering`: kotlin.String, 
+        /**
+         * What set it off.
+         */
+        val `trigger`: dev.selvedge.ffi.Trigger) : ExitAction()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * Let the person leave.
+     */
+    data class LetGo(
+        /**
+         * Why there is no offer.
+         */
+        val `reason`: dev.selvedge.ffi.Declined) : ExitAction()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * Keep this event, by `track`.
+     */
+    data class Record(
+        /**
+         * The event.
+         */
+        val `event`: dev.selvedge.ffi.PaywallEvent) : ExitAction()
+        
+    {
+        
+
+        companion object
+    }
+    
+
+    
+
+    
+    
+
+
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeExitAction : FfiConverterRustBuffer<ExitAction>{
+    override fun read(buf: ByteBuffer): ExitAction {
+        return when(buf.getInt()) {
+            1 -> ExitAction.LoadOffer(
+                FfiConverterString.read(buf),
+                FfiConverterULong.read(buf),
+                )
+            2 -> ExitAction.CheckEligibility(
+                FfiConverterString.read(buf),
+                FfiConverterULong.read(buf),
+                )
+            3 -> ExitAction.ShowOffer(
+                FfiConverterString.read(buf),
+                FfiConverterString.read(buf),
+                FfiConverterTypeTrigger.read(buf),
+                )
+            4 -> ExitAction.LetGo(
+                FfiConverterTypeDeclined.read(buf),
+                )
+            5 -> ExitAction.Record(
+                FfiConverterTypePaywallEvent.read(buf),
+                )
+            else -> throw RuntimeException("invalid enum value, something is very wrong!!")
+        }
+    }
+
+    override fun allocationSize(value: ExitAction): ULong = when(value) {
+        is ExitAction.LoadOffer -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`placement`)
+                + FfiConverterULong.allocationSize(value.`revision`)
+            )
+        }
+        is ExitAction.CheckEligibility -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`placement`)
+                + FfiConverterULong.allocationSize(value.`revision`)
+            )
+        }
+        is ExitAction.ShowOffer -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`placement`)
+                + FfiConverterString.allocationSize(value.`offering`)
+                + FfiConverterTypeTrigger.allocationSize(value.`trigger`)
+            )
+        }
+        is ExitAction.LetGo -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterTypeDeclined.allocationSize(value.`reason`)
+            )
+        }
+        is ExitAction.Record -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterTypePaywallEvent.allocationSize(value.`event`)
+            )
+        }
+    }
+
+    override fun write(value: ExitAction, buf: ByteBuffer) {
+        when(value) {
+            is ExitAction.LoadOffer -> {
+                buf.putInt(1)
+                FfiConverterString.write(value.`placement`, buf)
+                FfiConverterULong.write(value.`revision`, buf)
+                Unit
+            }
+            is ExitAction.CheckEligibility -> {
+                buf.putInt(2)
+                FfiConverterString.write(value.`placement`, buf)
+                FfiConverterULong.write(value.`revision`, buf)
+                Unit
+            }
+            is ExitAction.ShowOffer -> {
+                buf.putInt(3)
+                FfiConverterString.write(value.`placement`, buf)
+                FfiConverterString.write(value.`offering`, buf)
+                FfiConverterTypeTrigger.write(value.`trigger`, buf)
+                Unit
+            }
+            is ExitAction.LetGo -> {
+                buf.putInt(4)
+                FfiConverterTypeDeclined.write(value.`reason`, buf)
+                Unit
+            }
+            is ExitAction.Record -> {
+                buf.putInt(5)
+                FfiConverterTypePaywallEvent.write(value.`event`, buf)
+                Unit
+            }
+        }.let { /* this makes the `when` an expression, which ensures it is exhaustive */ }
+    }
+}
+
+
+
+
+
+/**
+ * What happened at a paywall.
+ */
+sealed class ExitInput {
+    
+    /**
+     * The app came to the foreground anew: what is counted by session begins at 0.
+     */
+    object SessionStarted : ExitInput()
+    
+    
+    /**
+     * A paywall is on screen.
+     */
+    data class PaywallShown(
+        /**
+         * Its placement.
+         */
+        val `placement`: kotlin.String, 
+        /**
+         * What it sells.
+         */
+        val `offering`: kotlin.String?, 
+        /**
+         * The experiment that decided.
+         */
+        val `experiment`: kotlin.String?, 
+        /**
+         * The variation's key.
+         */
+        val `variant`: kotlin.String) : ExitInput()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * What `LoadOffer` asked for is here.
+     */
+    data class OfferLoaded(
+        /**
+         * The revision it was asked for with; an older one is passed over.
+         */
+        val `revision`: kotlin.ULong, 
+        /**
+         * What it sells; `None` when its placement shows nothing.
+         */
+        val `offering`: kotlin.String?) : ExitInput()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * What `LoadOffer` asked for cannot be had.
+     */
+    data class OfferFailed(
+        /**
+         * The revision it was asked for with.
+         */
+        val `revision`: kotlin.ULong) : ExitInput()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * What `CheckEligibility` asked for.
+     */
+    data class EligibilityKnown(
+        /**
+         * The revision it was asked for with.
+         */
+        val `revision`: kotlin.ULong, 
+        /**
+         * The store's answer.
+         */
+        val `eligibility`: dev.selvedge.ffi.Eligibility) : ExitInput()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * The back button or gesture.
+     */
+    object Back : ExitInput()
+    
+    
+    /**
+     * A sheet was swiped away, or is about to be.
+     */
+    object Swipe : ExitInput()
+    
+    
+    /**
+     * A timer of the app; how often it ticks does not matter.
+     */
+    object Tick : ExitInput()
+    
+    
+    /**
+     * The app went to the background.
+     */
+    object Paused : ExitInput()
+    
+    
+    /**
+     * The app came back.
+     */
+    object Resumed : ExitInput()
+    
+    
+    /**
+     * The store's purchase sheet opens. Until it is done nothing counts as leaving.
+     */
+    object PurchaseStarted : ExitInput()
+    
+    
+    /**
+     * Something was bought.
+     */
+    object PurchaseFinished : ExitInput()
+    
+    
+    /**
+     * The purchase sheet was closed without a purchase, or failed.
+     */
+    object PurchaseCancelled : ExitInput()
+    
+    
+    /**
+     * The paywall or the offer is gone from the screen.
+     */
+    object Dismissed : ExitInput()
+    
+    
+
+    
+
+    
+    
+
+
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeExitInput : FfiConverterRustBuffer<ExitInput>{
+    override fun read(buf: ByteBuffer): ExitInput {
+        return when(buf.getInt()) {
+            1 -> ExitInput.SessionStarted
+            2 -> ExitInput.PaywallShown(
+                FfiConverterString.read(buf),
+                FfiConverterOptionalString.read(buf),
+                FfiConverterOptionalString.read(buf),
+                FfiConverterString.read(buf),
+                )
+            3 -> ExitInput.OfferLoaded(
+                FfiConverterULong.read(buf),
+                FfiConverterOptionalString.read(buf),
+                )
+            4 -> ExitInput.OfferFailed(
+                FfiConverterULong.read(buf),
+                )
+            5 -> ExitInput.EligibilityKnown(
+                FfiConverterULong.read(buf),
+                FfiConverterTypeEligibility.read(buf),
+                )
+            6 -> ExitInput.Back
+            7 -> ExitInput.Swipe
+            8 -> ExitInput.Tick
+            9 -> ExitInput.Paused
+            10 -> ExitInput.Resumed
+            11 -> ExitInput.PurchaseStarted
+            12 -> ExitInput.PurchaseFinished
+            13 -> ExitInput.PurchaseCancelled
+            14 -> ExitInput.Dismissed
+            else -> throw RuntimeException("invalid enum value, something is very wrong!!")
+        }
+    }
+
+    override fun allocationSize(value: ExitInput): ULong = when(value) {
+        is ExitInput.SessionStarted -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+            )
+        }
+        is ExitInput.PaywallShown -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`placement`)
+                + FfiConverterOptionalString.allocationSize(value.`offering`)
+                + FfiConverterOptionalString.allocationSize(value.`experiment`)
+                + FfiConverterString.allocationSize(value.`variant`)
+            )
+        }
+        is ExitInput.OfferLoaded -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterULong.allocationSize(value.`revision`)
+                + FfiConverterOptionalString.allocationSize(value.`offering`)
+            )
+        }
+        is ExitInput.OfferFailed -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterULong.allocationSize(value.`revision`)
+            )
+        }
+        is ExitInput.EligibilityKnown -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterULong.allocationSize(value.`revision`)
+                + FfiConverterTypeEligibility.allocationSize(value.`eligibility`)
+            )
+        }
+        is ExitInput.Back -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+            )
+        }
+        is ExitInput.Swipe -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+            )
+        }
+        is ExitInput.Tick -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+            )
+        }
+        is ExitInput.Paused -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+            )
+        }
+        is ExitInput.Resumed -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+            )
+        }
+        is ExitInput.PurchaseStarted -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+            )
+        }
+        is ExitInput.PurchaseFinished -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+            )
+        }
+        is ExitInput.PurchaseCancelled -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+            )
+        }
+        is ExitInput.Dismissed -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+            )
+        }
+    }
+
+    override fun write(value: ExitInput, buf: ByteBuffer) {
+        when(value) {
+            is ExitInput.SessionStarted -> {
+                buf.putInt(1)
+                Unit
+            }
+            is ExitInput.PaywallShown -> {
+                buf.putInt(2)
+                FfiConverterString.write(value.`placement`, buf)
+                FfiConverterOptionalString.write(value.`offering`, buf)
+                FfiConverterOptionalString.write(value.`experiment`, buf)
+                FfiConverterString.write(value.`variant`, buf)
+                Unit
+            }
+            is ExitInput.OfferLoaded -> {
+                buf.putInt(3)
+                FfiConverterULong.write(value.`revision`, buf)
+                FfiConverterOptionalString.write(value.`offering`, buf)
+                Unit
+            }
+            is ExitInput.OfferFailed -> {
+                buf.putInt(4)
+                FfiConverterULong.write(value.`revision`, buf)
+                Unit
+            }
+            is ExitInput.EligibilityKnown -> {
+                buf.putInt(5)
+                FfiConverterULong.write(value.`revision`, buf)
+                FfiConverterTypeEligibility.write(value.`eligibility`, buf)
+                Unit
+            }
+            is ExitInput.Back -> {
+                buf.putInt(6)
+                Unit
+            }
+            is ExitInput.Swipe -> {
+                buf.putInt(7)
+                Unit
+            }
+            is ExitInput.Tick -> {
+                buf.putInt(8)
+                Unit
+            }
+            is ExitInput.Paused -> {
+                buf.putInt(9)
+                Unit
+            }
+            is ExitInput.Resumed -> {
+                buf.putInt(10)
+                Unit
+            }
+            is ExitInput.PurchaseStarted -> {
+                buf.putInt(11)
+                Unit
+            }
+            is ExitInput.PurchaseFinished -> {
+                buf.putInt(12)
+                Unit
+            }
+            is ExitInput.PurchaseCancelled -> {
+                buf.putInt(13)
+                Unit
+            }
+            is ExitInput.Dismissed -> {
+                buf.putInt(14)
+                Unit
+            }
+        }.let { /* this makes the `when` an expression, which ensures it is exhaustive */ }
     }
 }
 
@@ -9134,6 +11140,402 @@ public object FfiConverterTypeNotice : FfiConverterRustBuffer<Notice>{
 
 
 /**
+ * An event of a paywall. `track` refuses one whose properties do not fit.
+ */
+sealed class PaywallEvent {
+    
+    /**
+     * Somebody came to a placement that the engine did not assign: `assign` records its own impressions.
+     */
+    data class PaywallImpression(
+        /**
+         * Which placement: `main_paywall`.
+         */
+        val `placementId`: kotlin.String, 
+        /**
+         * The variation's key.
+         */
+        val `variant`: kotlin.String, 
+        /**
+         * The group the person is in: `experiment:variant`.
+         */
+        val `cohort`: kotlin.String, 
+        /**
+         * The experiment that decided.
+         */
+        val `experiment`: kotlin.String?, 
+        /**
+         * What was shown is an exit offer.
+         */
+        val `isExitOffer`: kotlin.Boolean) : PaywallEvent()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * Somebody was about to leave and is shown an offer for it. An [`ExitOffer`](super::ExitOffer) says when to record it.
+     */
+    data class ExitOfferTriggered(
+        /**
+         * What the person did.
+         */
+        val `triggerType`: dev.selvedge.ffi.Trigger, 
+        /**
+         * The variation's key at the paywall they were leaving.
+         */
+        val `variant`: kotlin.String, 
+        /**
+         * That paywall.
+         */
+        val `placementId`: kotlin.String?, 
+        /**
+         * The experiment that decided there.
+         */
+        val `experiment`: kotlin.String?, 
+        /**
+         * What they are offered.
+         */
+        val `offering`: kotlin.String?) : PaywallEvent()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * Somebody went to the store's purchase sheet.
+     */
+    data class PurchaseInitiated(
+        /**
+         * The store's product id.
+         */
+        val `productId`: kotlin.String, 
+        /**
+         * What kind of offer: `none`, `free_trial`, `introductory`, `promotional`, `win_back`.
+         */
+        val `offerType`: kotlin.String, 
+        /**
+         * Percent off the full price, 0 to 100. 0 is said too.
+         */
+        val `discountPct`: kotlin.UByte, 
+        /**
+         * Where it began.
+         */
+        val `placementId`: kotlin.String?) : PaywallEvent()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * The store said that it was bought, or that it was refunded.
+     */
+    data class PurchaseCompleted(
+        /**
+         * The store's product id.
+         */
+        val `productId`: kotlin.String, 
+        /**
+         * What was paid, in whole minor units of the currency (cents, yen). Negative for a refund, and only then.
+         */
+        val `revenue`: kotlin.Long, 
+        /**
+         * ISO 4217: `USD`.
+         */
+        val `currency`: kotlin.String, 
+        /**
+         * It begins a trial.
+         */
+        val `isTrial`: kotlin.Boolean, 
+        /**
+         * Percent off the full price, 0 to 100. 0 is said too.
+         */
+        val `discountPct`: kotlin.UByte, 
+        /**
+         * It gives money back.
+         */
+        val `isRefund`: kotlin.Boolean, 
+        /**
+         * Where it began.
+         */
+        val `placementId`: kotlin.String?, 
+        /**
+         * The store's transaction id.
+         */
+        val `transactionId`: kotlin.String?) : PaywallEvent()
+        
+    {
+        
+
+        companion object
+    }
+    
+    /**
+     * A subscription was renewed, or a renewal was refunded.
+     */
+    data class SubscriptionRenewed(
+        /**
+         * For how long, as an ISO 8601 duration: `P1M`.
+         */
+        val `period`: kotlin.String, 
+        /**
+         * What was paid, in whole minor units of the currency. Negative for a refund, and only then.
+         */
+        val `revenue`: kotlin.Long, 
+        /**
+         * ISO 4217: `USD`.
+         */
+        val `currency`: kotlin.String, 
+        /**
+         * It gives money back.
+         */
+        val `isRefund`: kotlin.Boolean, 
+        /**
+         * The store's product id.
+         */
+        val `productId`: kotlin.String?, 
+        /**
+         * The store's transaction id.
+         */
+        val `transactionId`: kotlin.String?) : PaywallEvent()
+        
+    {
+        
+
+        companion object
+    }
+    
+
+    
+
+    
+    
+
+
+    companion object
+}
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypePaywallEvent : FfiConverterRustBuffer<PaywallEvent>{
+    override fun read(buf: ByteBuffer): PaywallEvent {
+        return when(buf.getInt()) {
+            1 -> PaywallEvent.PaywallImpression(
+                FfiConverterString.read(buf),
+                FfiConverterString.read(buf),
+                FfiConverterString.read(buf),
+                FfiConverterOptionalString.read(buf),
+                FfiConverterBoolean.read(buf),
+                )
+            2 -> PaywallEvent.ExitOfferTriggered(
+                FfiConverterTypeTrigger.read(buf),
+                FfiConverterString.read(buf),
+                FfiConverterOptionalString.read(buf),
+                FfiConverterOptionalString.read(buf),
+                FfiConverterOptionalString.read(buf),
+                )
+            3 -> PaywallEvent.PurchaseInitiated(
+                FfiConverterString.read(buf),
+                FfiConverterString.read(buf),
+                FfiConverterUByte.read(buf),
+                FfiConverterOptionalString.read(buf),
+                )
+            4 -> PaywallEvent.PurchaseCompleted(
+                FfiConverterString.read(buf),
+                FfiConverterLong.read(buf),
+                FfiConverterString.read(buf),
+                FfiConverterBoolean.read(buf),
+                FfiConverterUByte.read(buf),
+                FfiConverterBoolean.read(buf),
+                FfiConverterOptionalString.read(buf),
+                FfiConverterOptionalString.read(buf),
+                )
+            5 -> PaywallEvent.SubscriptionRenewed(
+                FfiConverterString.read(buf),
+                FfiConverterLong.read(buf),
+                FfiConverterString.read(buf),
+                FfiConverterBoolean.read(buf),
+                FfiConverterOptionalString.read(buf),
+                FfiConverterOptionalString.read(buf),
+                )
+            else -> throw RuntimeException("invalid enum value, something is very wrong!!")
+        }
+    }
+
+    override fun allocationSize(value: PaywallEvent): ULong = when(value) {
+        is PaywallEvent.PaywallImpression -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`placementId`)
+                + FfiConverterString.allocationSize(value.`variant`)
+                + FfiConverterString.allocationSize(value.`cohort`)
+                + FfiConverterOptionalString.allocationSize(value.`experiment`)
+                + FfiConverterBoolean.allocationSize(value.`isExitOffer`)
+            )
+        }
+        is PaywallEvent.ExitOfferTriggered -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterTypeTrigger.allocationSize(value.`triggerType`)
+                + FfiConverterString.allocationSize(value.`variant`)
+                + FfiConverterOptionalString.allocationSize(value.`placementId`)
+                + FfiConverterOptionalString.allocationSize(value.`experiment`)
+                + FfiConverterOptionalString.allocationSize(value.`offering`)
+            )
+        }
+        is PaywallEvent.PurchaseInitiated -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`productId`)
+                + FfiConverterString.allocationSize(value.`offerType`)
+                + FfiConverterUByte.allocationSize(value.`discountPct`)
+                + FfiConverterOptionalString.allocationSize(value.`placementId`)
+            )
+        }
+        is PaywallEvent.PurchaseCompleted -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`productId`)
+                + FfiConverterLong.allocationSize(value.`revenue`)
+                + FfiConverterString.allocationSize(value.`currency`)
+                + FfiConverterBoolean.allocationSize(value.`isTrial`)
+                + FfiConverterUByte.allocationSize(value.`discountPct`)
+                + FfiConverterBoolean.allocationSize(value.`isRefund`)
+                + FfiConverterOptionalString.allocationSize(value.`placementId`)
+                + FfiConverterOptionalString.allocationSize(value.`transactionId`)
+            )
+        }
+        is PaywallEvent.SubscriptionRenewed -> {
+            // Add the size for the Int that specifies the variant plus the size needed for all fields
+            (
+                4UL
+                + FfiConverterString.allocationSize(value.`period`)
+                + FfiConverterLong.allocationSize(value.`revenue`)
+                + FfiConverterString.allocationSize(value.`currency`)
+                + FfiConverterBoolean.allocationSize(value.`isRefund`)
+                + FfiConverterOptionalString.allocationSize(value.`productId`)
+                + FfiConverterOptionalString.allocationSize(value.`transactionId`)
+            )
+        }
+    }
+
+    override fun write(value: PaywallEvent, buf: ByteBuffer) {
+        when(value) {
+            is PaywallEvent.PaywallImpression -> {
+                buf.putInt(1)
+                FfiConverterString.write(value.`placementId`, buf)
+                FfiConverterString.write(value.`variant`, buf)
+                FfiConverterString.write(value.`cohort`, buf)
+                FfiConverterOptionalString.write(value.`experiment`, buf)
+                FfiConverterBoolean.write(value.`isExitOffer`, buf)
+                Unit
+            }
+            is PaywallEvent.ExitOfferTriggered -> {
+                buf.putInt(2)
+                FfiConverterTypeTrigger.write(value.`triggerType`, buf)
+                FfiConverterString.write(value.`variant`, buf)
+                FfiConverterOptionalString.write(value.`placementId`, buf)
+                FfiConverterOptionalString.write(value.`experiment`, buf)
+                FfiConverterOptionalString.write(value.`offering`, buf)
+                Unit
+            }
+            is PaywallEvent.PurchaseInitiated -> {
+                buf.putInt(3)
+                FfiConverterString.write(value.`productId`, buf)
+                FfiConverterString.write(value.`offerType`, buf)
+                FfiConverterUByte.write(value.`discountPct`, buf)
+                FfiConverterOptionalString.write(value.`placementId`, buf)
+                Unit
+            }
+            is PaywallEvent.PurchaseCompleted -> {
+                buf.putInt(4)
+                FfiConverterString.write(value.`productId`, buf)
+                FfiConverterLong.write(value.`revenue`, buf)
+                FfiConverterString.write(value.`currency`, buf)
+                FfiConverterBoolean.write(value.`isTrial`, buf)
+                FfiConverterUByte.write(value.`discountPct`, buf)
+                FfiConverterBoolean.write(value.`isRefund`, buf)
+                FfiConverterOptionalString.write(value.`placementId`, buf)
+                FfiConverterOptionalString.write(value.`transactionId`, buf)
+                Unit
+            }
+            is PaywallEvent.SubscriptionRenewed -> {
+                buf.putInt(5)
+                FfiConverterString.write(value.`period`, buf)
+                FfiConverterLong.write(value.`revenue`, buf)
+                FfiConverterString.write(value.`currency`, buf)
+                FfiConverterBoolean.write(value.`isRefund`, buf)
+                FfiConverterOptionalString.write(value.`productId`, buf)
+                FfiConverterOptionalString.write(value.`transactionId`, buf)
+                Unit
+            }
+        }.let { /* this makes the `when` an expression, which ensures it is exhaustive */ }
+    }
+}
+
+
+
+
+
+/**
+ * Where the app runs.
+ */
+
+enum class Platform {
+    
+    /**
+     * Android: back is a gesture of the system, and covers swiping.
+     */
+    ANDROID,
+    /**
+     * iOS: sheets are swiped away, and there is no back button.
+     */
+    IOS,
+    /**
+     * Anything else.
+     */
+    OTHER;
+
+    
+
+
+    companion object
+}
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypePlatform: FfiConverterRustBuffer<Platform> {
+    override fun read(buf: ByteBuffer) = try {
+        Platform.values()[buf.getInt() - 1]
+    } catch (e: IndexOutOfBoundsException) {
+        throw RuntimeException("invalid enum value, something is very wrong!!", e)
+    }
+
+    override fun allocationSize(value: Platform) = 4UL
+
+    override fun write(value: Platform, buf: ByteBuffer) {
+        buf.putInt(value.ordinal + 1)
+    }
+}
+
+
+
+
+
+/**
  * Where a subscriber begins.
  */
 sealed class Start {
@@ -9337,6 +11739,57 @@ public object FfiConverterTypeThermalStatus: FfiConverterRustBuffer<ThermalStatu
     override fun allocationSize(value: ThermalStatus) = 4UL
 
     override fun write(value: ThermalStatus, buf: ByteBuffer) {
+        buf.putInt(value.ordinal + 1)
+    }
+}
+
+
+
+
+
+/**
+ * What may set an exit offer off.
+ */
+
+enum class Trigger {
+    
+    /**
+     * The back button or gesture.
+     */
+    BACK,
+    /**
+     * A sheet that is swiped away.
+     */
+    SWIPE,
+    /**
+     * The paywall has been on screen for so long.
+     */
+    TIMEOUT,
+    /**
+     * The app was left for some time and came back.
+     */
+    PAUSE;
+
+    
+
+
+    companion object
+}
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterTypeTrigger: FfiConverterRustBuffer<Trigger> {
+    override fun read(buf: ByteBuffer) = try {
+        Trigger.values()[buf.getInt() - 1]
+    } catch (e: IndexOutOfBoundsException) {
+        throw RuntimeException("invalid enum value, something is very wrong!!", e)
+    }
+
+    override fun allocationSize(value: Trigger) = 4UL
+
+    override fun write(value: Trigger, buf: ByteBuffer) {
         buf.putInt(value.ordinal + 1)
     }
 }
@@ -9765,6 +12218,70 @@ public object FfiConverterOptionalTypeChatChunk: FfiConverterRustBuffer<ChatChun
 /**
  * @suppress
  */
+public object FfiConverterOptionalTypeExitOfferSettings: FfiConverterRustBuffer<ExitOfferSettings?> {
+    override fun read(buf: ByteBuffer): ExitOfferSettings? {
+        if (buf.get().toInt() == 0) {
+            return null
+        }
+        return FfiConverterTypeExitOfferSettings.read(buf)
+    }
+
+    override fun allocationSize(value: ExitOfferSettings?): ULong {
+        if (value == null) {
+            return 1UL
+        } else {
+            return 1UL + FfiConverterTypeExitOfferSettings.allocationSize(value)
+        }
+    }
+
+    override fun write(value: ExitOfferSettings?, buf: ByteBuffer) {
+        if (value == null) {
+            buf.put(0)
+        } else {
+            buf.put(1)
+            FfiConverterTypeExitOfferSettings.write(value, buf)
+        }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterOptionalTypeExperimentsConfig: FfiConverterRustBuffer<ExperimentsConfig?> {
+    override fun read(buf: ByteBuffer): ExperimentsConfig? {
+        if (buf.get().toInt() == 0) {
+            return null
+        }
+        return FfiConverterTypeExperimentsConfig.read(buf)
+    }
+
+    override fun allocationSize(value: ExperimentsConfig?): ULong {
+        if (value == null) {
+            return 1UL
+        } else {
+            return 1UL + FfiConverterTypeExperimentsConfig.allocationSize(value)
+        }
+    }
+
+    override fun write(value: ExperimentsConfig?, buf: ByteBuffer) {
+        if (value == null) {
+            buf.put(0)
+        } else {
+            buf.put(1)
+            FfiConverterTypeExperimentsConfig.write(value, buf)
+        }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
 public object FfiConverterOptionalTypeIntentView: FfiConverterRustBuffer<IntentView?> {
     override fun read(buf: ByteBuffer): IntentView? {
         if (buf.get().toInt() == 0) {
@@ -9797,6 +12314,38 @@ public object FfiConverterOptionalTypeIntentView: FfiConverterRustBuffer<IntentV
 /**
  * @suppress
  */
+public object FfiConverterOptionalTypeShown: FfiConverterRustBuffer<Shown?> {
+    override fun read(buf: ByteBuffer): Shown? {
+        if (buf.get().toInt() == 0) {
+            return null
+        }
+        return FfiConverterTypeShown.read(buf)
+    }
+
+    override fun allocationSize(value: Shown?): ULong {
+        if (value == null) {
+            return 1UL
+        } else {
+            return 1UL + FfiConverterTypeShown.allocationSize(value)
+        }
+    }
+
+    override fun write(value: Shown?, buf: ByteBuffer) {
+        if (value == null) {
+            buf.put(0)
+        } else {
+            buf.put(1)
+            FfiConverterTypeShown.write(value, buf)
+        }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
 public object FfiConverterOptionalTypeClass: FfiConverterRustBuffer<Class?> {
     override fun read(buf: ByteBuffer): Class? {
         if (buf.get().toInt() == 0) {
@@ -9819,6 +12368,38 @@ public object FfiConverterOptionalTypeClass: FfiConverterRustBuffer<Class?> {
         } else {
             buf.put(1)
             FfiConverterTypeClass.write(value, buf)
+        }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterOptionalTypeDeclined: FfiConverterRustBuffer<Declined?> {
+    override fun read(buf: ByteBuffer): Declined? {
+        if (buf.get().toInt() == 0) {
+            return null
+        }
+        return FfiConverterTypeDeclined.read(buf)
+    }
+
+    override fun allocationSize(value: Declined?): ULong {
+        if (value == null) {
+            return 1UL
+        } else {
+            return 1UL + FfiConverterTypeDeclined.allocationSize(value)
+        }
+    }
+
+    override fun write(value: Declined?, buf: ByteBuffer) {
+        if (value == null) {
+            buf.put(0)
+        } else {
+            buf.put(1)
+            FfiConverterTypeDeclined.write(value, buf)
         }
     }
 }
@@ -10353,6 +12934,62 @@ public object FfiConverterSequenceTypeQueueStats: FfiConverterRustBuffer<List<Qu
 /**
  * @suppress
  */
+public object FfiConverterSequenceTypeTrustedKey: FfiConverterRustBuffer<List<TrustedKey>> {
+    override fun read(buf: ByteBuffer): List<TrustedKey> {
+        val len = buf.getInt()
+        return List<TrustedKey>(len) {
+            FfiConverterTypeTrustedKey.read(buf)
+        }
+    }
+
+    override fun allocationSize(value: List<TrustedKey>): ULong {
+        val sizeForLength = 4UL
+        val sizeForItems = value.map { FfiConverterTypeTrustedKey.allocationSize(it) }.sum()
+        return sizeForLength + sizeForItems
+    }
+
+    override fun write(value: List<TrustedKey>, buf: ByteBuffer) {
+        buf.putInt(value.size)
+        value.iterator().forEach {
+            FfiConverterTypeTrustedKey.write(it, buf)
+        }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterSequenceTypeExitAction: FfiConverterRustBuffer<List<ExitAction>> {
+    override fun read(buf: ByteBuffer): List<ExitAction> {
+        val len = buf.getInt()
+        return List<ExitAction>(len) {
+            FfiConverterTypeExitAction.read(buf)
+        }
+    }
+
+    override fun allocationSize(value: List<ExitAction>): ULong {
+        val sizeForLength = 4UL
+        val sizeForItems = value.map { FfiConverterTypeExitAction.allocationSize(it) }.sum()
+        return sizeForLength + sizeForItems
+    }
+
+    override fun write(value: List<ExitAction>, buf: ByteBuffer) {
+        buf.putInt(value.size)
+        value.iterator().forEach {
+            FfiConverterTypeExitAction.write(it, buf)
+        }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
 public object FfiConverterSequenceTypeNotice: FfiConverterRustBuffer<List<Notice>> {
     override fun read(buf: ByteBuffer): List<Notice> {
         val len = buf.getInt()
@@ -10371,6 +13008,34 @@ public object FfiConverterSequenceTypeNotice: FfiConverterRustBuffer<List<Notice
         buf.putInt(value.size)
         value.iterator().forEach {
             FfiConverterTypeNotice.write(it, buf)
+        }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterSequenceTypeTrigger: FfiConverterRustBuffer<List<Trigger>> {
+    override fun read(buf: ByteBuffer): List<Trigger> {
+        val len = buf.getInt()
+        return List<Trigger>(len) {
+            FfiConverterTypeTrigger.read(buf)
+        }
+    }
+
+    override fun allocationSize(value: List<Trigger>): ULong {
+        val sizeForLength = 4UL
+        val sizeForItems = value.map { FfiConverterTypeTrigger.allocationSize(it) }.sum()
+        return sizeForLength + sizeForItems
+    }
+
+    override fun write(value: List<Trigger>, buf: ByteBuffer) {
+        buf.putInt(value.size)
+        value.iterator().forEach {
+            FfiConverterTypeTrigger.write(it, buf)
         }
     }
 }
@@ -10438,6 +13103,45 @@ public object FfiConverterMapStringString: FfiConverterRustBuffer<Map<kotlin.Str
         value.forEach { (k, v) ->
             FfiConverterString.write(k, buf)
             FfiConverterString.write(v, buf)
+        }
+    }
+}
+
+
+
+
+/**
+ * @suppress
+ */
+public object FfiConverterMapTypePlatformSequenceTypeTrigger: FfiConverterRustBuffer<Map<Platform, List<Trigger>>> {
+    override fun read(buf: ByteBuffer): Map<Platform, List<Trigger>> {
+        val len = buf.getInt()
+        return buildMap<Platform, List<Trigger>>(len) {
+            repeat(len) {
+                val k = FfiConverterTypePlatform.read(buf)
+                val v = FfiConverterSequenceTypeTrigger.read(buf)
+                this[k] = v
+            }
+        }
+    }
+
+    override fun allocationSize(value: Map<Platform, List<Trigger>>): ULong {
+        val spaceForMapSize = 4UL
+        val spaceForChildren = value.map { (k, v) ->
+            FfiConverterTypePlatform.allocationSize(k) +
+            FfiConverterSequenceTypeTrigger.allocationSize(v)
+        }.sum()
+        return spaceForMapSize + spaceForChildren
+    }
+
+    override fun write(value: Map<Platform, List<Trigger>>, buf: ByteBuffer) {
+        buf.putInt(value.size)
+        // The parens on `(k, v)` here ensure we're calling the right method,
+        // which is important for compatibility with older android devices.
+        // Ref https://blog.danlew.net/2017/03/16/kotlin-puzzler-whose-line-is-it-anyways/
+        value.forEach { (k, v) ->
+            FfiConverterTypePlatform.write(k, buf)
+            FfiConverterSequenceTypeTrigger.write(v, buf)
         }
     }
 }
