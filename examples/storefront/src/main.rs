@@ -3,18 +3,23 @@
 //! The shopper's question is answered by a language model on the phone. The order goes into the phone's outbox, over a link
 //! that drops, delays and repeats on purpose, through the server's idempotency gate into its queue, and is charged exactly
 //! once. The trace id follows it all the way.
+//!
+//! Then shoppers come to a paywall: what they see is decided on the phone, some who leave are made an offer, and the events
+//! arrive on the server once, which says what each variation earned.
 
 mod faults;
 mod host;
 mod link;
+mod paywall;
 mod phone;
 mod server;
 mod shop;
+mod shopper;
 mod story;
 
 use clap::{Parser, Subcommand};
 
-/// A phone and a server in one story. Exits non-zero unless every intent had exactly one effect.
+/// A phone and a server in one story. Exits non-zero unless every intent had exactly one effect, and every event counts once.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Cli {

@@ -1,4 +1,4 @@
-//! The server: takes intents through its idempotency gate into a queue, and charges each order once.
+//! The server: takes intents through its idempotency gate into a queue, charges each order once, and keeps each event once.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -13,7 +13,10 @@ use selvedge_http::ServerOptions;
 use serde::Deserialize;
 use tokio::net::TcpListener;
 
-use crate::shop::{Charge, Place, Shop};
+use crate::{
+    paywall,
+    shop::{Charge, Place, Shop},
+};
 
 /// Leases are short, so that what a killed worker held is soon worked on again.
 const HOLD: Duration = Duration::from_millis(400);
@@ -78,10 +81,12 @@ impl Server {
     pub(crate) async fn start(place: &Place, listen: SocketAddr) -> anyhow::Result<Self> {
         let shop = Shop::open(place).await?;
         let store = shop.store();
-        let engine = selvedge::builder().store(store.clone()).build();
+        let (experiments, config) = paywall::serve(store.clone())?;
+        let engine = selvedge::builder().store(store.clone()).experiment(experiments).build();
         let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
         let address = listener.local_addr()?;
-        let router = selvedge_http::router(engine.clone(), ServerOptions::default());
+        let options = ServerOptions { config: Some(config), ..ServerOptions::default() };
+        let router = selvedge_http::router(engine.clone(), options);
         let serving = tokio::spawn(async move {
             let never = std::future::pending::<()>();
             if let Err(error) = selvedge_http::serve(listener, router, never, Duration::from_secs(5)).await {

@@ -1,4 +1,4 @@
-//! The story, told once: a question, some orders, and the counts that matter.
+//! The story, told once: a question, some orders, a paywall, and the counts that matter.
 
 use std::{
     collections::HashMap,
@@ -25,7 +25,7 @@ use serde::Serialize;
 
 use crate::{
     link::BadLink,
-    phone,
+    paywall, phone,
     server::Server,
     shop::{Charge, Place, Shop},
 };
@@ -52,6 +52,9 @@ pub(crate) struct Options {
     /// What the shopper asks.
     #[arg(long, default_value = "Which tea has less caffeine, green or black? Answer in one sentence.")]
     question: String,
+    /// How many shoppers come to the paywall.
+    #[arg(long, default_value_t = 200)]
+    shoppers: usize,
 }
 
 /// How much is bought, over what link.
@@ -80,6 +83,7 @@ struct Account {
     tokens_per_second: f64,
     seconds: f64,
     seed: u64,
+    experiment: paywall::Account,
 }
 
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
@@ -93,7 +97,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
 
     heading("The shopper asks the phone");
     let store = SqliteStore::open(folder.path().join("phone.db"))?;
-    let phone = with_model(store, model).await?;
+    let phone = with_model(store.clone(), model).await?;
     let usage = ask(&phone, &options.question).await?;
 
     heading("The shopper orders, on a train");
@@ -111,6 +115,10 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let orders = submit(&phone, &options).await?;
     send(&phone, &link, orders.len()).await?;
     let charges = charged(&server, orders.len()).await?;
+    let seconds = started.elapsed().as_secs_f64();
+
+    heading("Shoppers come to the paywall");
+    let experiment = paywall::run(store, &server, options.shoppers, options.shopping.drop_rate, options.seed).await?;
     let shop = server.shop.clone();
     drop(server);
     shop.remove().await?;
@@ -129,10 +137,12 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         cents: charges.iter().map(|charge| charge.cents).sum(),
         tokens: usage.completion_tokens,
         tokens_per_second: (usage.tokens_per_second() * 10.0).round() / 10.0,
-        seconds: (started.elapsed().as_secs_f64() * 100.0).round() / 100.0,
+        seconds: (seconds * 100.0).round() / 100.0,
         seed: options.seed,
+        experiment,
     };
     tell(&account, charges.first().map(|charge| charge.trace_id.as_str()));
+    account.experiment.tell();
     if let Some(file) = &options.json {
         std::fs::write(file, serde_json::to_string_pretty(&account)? + "\n")
             .with_context(|| format!("cannot write {}", file.display()))?;
@@ -146,7 +156,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         distinct.len()
     );
     ensure!(account.traced == account.intents, "{} of {} traces arrived", account.traced, account.intents);
-    Ok(())
+    account.experiment.check()
 }
 
 /// A phone with a model. Loading takes a second, so it is done off the runtime's threads.

@@ -19,7 +19,7 @@ fn model() -> PathBuf {
 }
 
 #[test]
-fn every_order_is_charged_once_with_the_server_on_postgres() {
+fn every_order_is_charged_once_and_every_event_kept_once_with_the_server_on_postgres() {
     let cluster = match Cluster::start() {
         Ok(cluster) => cluster,
         Err(error) if std::env::var_os("CI").is_some() => panic!("{error:#}"),
@@ -42,5 +42,16 @@ fn every_order_is_charged_once_with_the_server_on_postgres() {
         let number = |name: &str| counts[name].as_u64().unwrap_or_else(|| panic!("no {name} in {counts}"));
         assert_eq!((number("intents"), number("effects"), number("traced")), (12, 12, 12), "{counts}");
         assert!(number("drops") > 0 && number("repeats") > 0, "the link was too good to show anything: {counts}");
+        let experiment = &counts["experiment"];
+        let number = |name: &str| experiment[name].as_u64().unwrap_or_else(|| panic!("no {name} in {experiment}"));
+        let (shoppers, exit_offers) = (number("shoppers"), number("exit_offers"));
+        assert_eq!((shoppers, number("impressions")), (200, 200 + exit_offers), "{experiment}");
+        assert!(exit_offers > 0 && number("purchases") > 0, "nobody was made an offer, or bought: {experiment}");
+        assert!(number("events") > number("impressions") + exit_offers + number("purchases"), "{experiment}");
+        assert_eq!(number("kept"), number("events"), "{experiment}");
+        for variation in ["control", "exit-offer"] {
+            let cents = experiment["revenue_per_user"][variation].as_f64();
+            assert!(cents.is_some_and(|cents| cents > 0.0), "{variation}: {experiment}");
+        }
     }
 }
