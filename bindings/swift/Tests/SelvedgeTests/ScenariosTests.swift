@@ -390,7 +390,7 @@ final class ScenariosTests: Sendable {
         for _ in 0..<2 { try await engine.track(bought) }
         let flushed = try await engine.flush(transport)
         #expect(flushed.answered == 2 && flushed.failed == 0)
-        let sent = server.seen.map { String(decoding: $0.body, as: UTF8.self) }
+        let sent = server.seen.map(\.body)
         #expect(sent.allSatisfy { $0.contains("events.track") })
         #expect(sent[0].contains("paywall_impression") && sent[1].contains("purchase_completed"))
         #expect(sent[1].contains(try #require(bought.id)))
