@@ -39,6 +39,7 @@ impl Inbox {
     }
 
     /// Hands in a job. It comes back when the worker has ended.
+    #[allow(clippy::result_large_err, reason = "a job comes back whole, and only when the worker has ended")]
     pub(crate) fn send(&self, job: Job) -> Result<(), Job> {
         let mut state = self.state();
         if state.gone {

@@ -28,7 +28,7 @@ pub(crate) fn choose(
     let free = pick(logits, sampling, place)?;
     let Some(grammar) = grammar else { return Ok(free) };
     // Most symbols that are chosen freely fit the grammar, and asking it about one is cheap; about all of them it is not.
-    if allowed(grammar, [(free, 0.0)]).iter().any(|logit| *logit == 0.0) {
+    if allowed(grammar, [(free, 0.0)]).contains(&0.0) {
         return Ok(free);
     }
     let all = (0..).map(LlamaToken).zip(logits.iter().copied());

@@ -91,6 +91,7 @@ pub(crate) struct Sequence {
 }
 
 impl Sequence {
+    #[allow(clippy::result_large_err, reason = "a job that cannot be begun goes back whole, to be told why")]
     pub(crate) fn new(id: u64, model: &LlamaModel, mut job: Job) -> Result<Self, (Job, Error)> {
         let (mut stop, mut grammar, mut begun) = (Vec::new(), None, 0);
         if let Task::Generate(answer) = &mut job.task {
