@@ -321,43 +321,32 @@ twins! {
     }
 }
 
-impl From<ExitOfferSettings> for core::ExitOfferSettings {
-    fn from(settings: ExitOfferSettings) -> Self {
-        let triggers = settings.triggers.into_iter();
-        Self {
-            enabled: settings.enabled,
-            placement: settings.placement,
-            triggers: triggers
-                .map(|(platform, triggers)| (platform.into(), triggers.into_iter().map(Into::into).collect()))
-                .collect(),
-            timeout_ms: settings.timeout_ms,
-            pause_ms: settings.pause_ms,
-            max_per_session: settings.max_per_session,
-            max_per_day: settings.max_per_day,
-            eligibility_ms: settings.eligibility_ms,
-            offer_when_unknown: settings.offer_when_unknown,
+/// Settings have the same fields on both sides.
+macro_rules! settings {
+    ($from:ty => $to:ty) => {
+        impl From<$from> for $to {
+            fn from(settings: $from) -> Self {
+                let triggers = settings.triggers.into_iter();
+                Self {
+                    enabled: settings.enabled,
+                    placement: settings.placement,
+                    triggers: triggers
+                        .map(|(platform, triggers)| (platform.into(), triggers.into_iter().map(Into::into).collect()))
+                        .collect(),
+                    timeout_ms: settings.timeout_ms,
+                    pause_ms: settings.pause_ms,
+                    max_per_session: settings.max_per_session,
+                    max_per_day: settings.max_per_day,
+                    eligibility_ms: settings.eligibility_ms,
+                    offer_when_unknown: settings.offer_when_unknown,
+                }
+            }
         }
-    }
+    };
 }
 
-impl From<core::ExitOfferSettings> for ExitOfferSettings {
-    fn from(settings: core::ExitOfferSettings) -> Self {
-        let triggers = settings.triggers.into_iter();
-        Self {
-            enabled: settings.enabled,
-            placement: settings.placement,
-            triggers: triggers
-                .map(|(platform, triggers)| (platform.into(), triggers.into_iter().map(Into::into).collect()))
-                .collect(),
-            timeout_ms: settings.timeout_ms,
-            pause_ms: settings.pause_ms,
-            max_per_session: settings.max_per_session,
-            max_per_day: settings.max_per_day,
-            eligibility_ms: settings.eligibility_ms,
-            offer_when_unknown: settings.offer_when_unknown,
-        }
-    }
-}
+settings!(ExitOfferSettings => core::ExitOfferSettings);
+settings!(core::ExitOfferSettings => ExitOfferSettings);
 
 impl From<ExitInput> for core::ExitInput {
     fn from(input: ExitInput) -> Self {
