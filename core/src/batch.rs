@@ -74,6 +74,28 @@ pub fn window(text: &str) -> Result<Duration> {
     }
 }
 
+/// How long a request that a quota or the Scheduler turned away waits, before it is tried again: as long as the refusal says,
+/// and the longer the longer it has waited already. `age` is the time since it was accepted, `jitter` from 0 to 1.
+///
+/// All requests of a large batch are told the same moment, and only a few of them get through then. So each comes back after up to a
+/// quarter of its age, a quarter of an hour at the most: how often one is tried grows with the logarithm of its age, and they do
+/// not all come at once.
+///
+/// ```
+/// use std::time::Duration;
+/// use selvedge_core::batch::retry_in;
+///
+/// let (refused, minute) = (Duration::from_secs(6), Duration::from_secs(60));
+/// assert_eq!(retry_in(refused, Duration::ZERO, 1.0), refused);
+/// assert_eq!(retry_in(refused, minute, 1.0), Duration::from_secs(15));
+/// assert_eq!(retry_in(refused, minute * 1_000, 1.0), minute * 15);
+/// ```
+pub fn retry_in(refused: Duration, age: Duration, jitter: f64) -> Duration {
+    const LONGEST: Duration = Duration::from_secs(15 * 60);
+    let share = 0.25 * if jitter.is_finite() { jitter.clamp(0.0, 1.0) } else { 0.0 };
+    age.min(LONGEST * 4).mul_f64(share).max(refused)
+}
+
 /// What an input file may hold.
 #[derive(Clone, Debug)]
 pub struct Rules {

@@ -72,9 +72,26 @@ pub(crate) struct Tenant {
     pub(crate) requests_per_minute: Option<NonZeroU64>,
     pub(crate) tokens_per_minute: Option<NonZeroU64>,
     pub(crate) concurrent: Option<NonZeroU32>,
+    /// What the requests of its batches may use, counted apart.
+    pub(crate) batch: Limits,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Limits {
+    pub(crate) requests_per_minute: Option<NonZeroU64>,
+    pub(crate) tokens_per_minute: Option<NonZeroU64>,
+    pub(crate) concurrent: Option<NonZeroU32>,
 }
 
 impl Tenant {
+    pub(crate) fn allowance(&self, quotas: &Quotas) -> Allowance {
+        let Self { requests_per_minute, tokens_per_minute, concurrent, .. } = *self;
+        Limits { requests_per_minute, tokens_per_minute, concurrent }.allowance(quotas)
+    }
+}
+
+impl Limits {
     pub(crate) fn allowance(&self, quotas: &Quotas) -> Allowance {
         Allowance {
             requests_per_minute: self.requests_per_minute.map(NonZeroU64::get),

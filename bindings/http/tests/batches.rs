@@ -4,15 +4,19 @@
 
 mod common;
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use common::{Folder, Server, client, json, text};
 use selvedge_core::{
-    Context, Engine,
-    store::{JobFilter, StoreExt},
+    Context, Engine, Store,
+    allowance::Allowance,
+    batch::{Endpoint, Status},
+    store::{JobFilter, JobState, JobView, StoreExt},
 };
-use selvedge_http::{ApiKey, BatchOptions, Batches, ServerOptions, router};
+use selvedge_http::{ApiKey, BatchObject, BatchOptions, Batches, NewBatch, ServerOptions, router};
+use selvedge_postgres::PostgresStore;
 use selvedge_priority::Priority;
+use selvedge_testkit::{ToyModel, postgres::Cluster};
 use serde_json::{Value, json};
 
 struct Case {
@@ -230,4 +234,135 @@ async fn all_requests_are_queued_at_once_and_end_once_each() {
         assert_eq!(ids, (0..1_000).collect::<Vec<_>>());
         assert_eq!(case.get("zeta", &file).await.0, 404);
     }
+}
+
+/// Works for as long as `done` says that more is awaited, then tells the worker to end.
+async fn work(batches: &Batches, mut done: impl AsyncFnMut() -> bool) {
+    let stop = Context::new();
+    let worker = tokio::spawn({
+        let (batches, stop) = (batches.clone(), stop.clone());
+        async move { batches.work(&stop).await }
+    });
+    let started = std::time::Instant::now();
+    while !done().await {
+        assert!(started.elapsed() < Duration::from_secs(60), "it does not end");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    stop.cancel().cancel();
+    worker.await.unwrap().unwrap();
+}
+
+async fn submit(batches: &Batches, cx: &Context, requests: usize, max_tokens: usize) -> String {
+    let lines: Vec<_> = (0..requests)
+        .map(|id| {
+            let body = json!({ "prompt": "Tea", "max_tokens": max_tokens, "seed": id });
+            json!({ "custom_id": id.to_string(), "method": "POST", "url": "/v1/completions", "body": body }).to_string()
+        })
+        .collect();
+    let mut upload = batches.upload();
+    upload.push(cx, lines.join("\n").as_bytes()).await.unwrap();
+    let file = upload.finish(cx, "in.jsonl", "batch").await.unwrap();
+    batches.create(cx, NewBatch::new(file.id, Endpoint::Completions)).await.unwrap().id
+}
+
+async fn answers(batches: &Batches, cx: &Context, batch: &BatchObject) -> BTreeMap<String, Value> {
+    use futures_util::TryStreamExt;
+    let file = batch.output_file_id.as_deref().expect("an output file");
+    let content: Vec<_> = batches.content(cx, file).await.unwrap().try_collect().await.unwrap();
+    let mut all = BTreeMap::new();
+    for line in String::from_utf8(content.concat()).unwrap().lines() {
+        let one: Value = serde_json::from_str(line).unwrap();
+        let said = one["response"]["body"]["choices"].clone();
+        assert_eq!(all.insert(one["custom_id"].as_str().unwrap().to_owned(), said), None, "answered twice: {one}");
+    }
+    all
+}
+
+/// The same requests answered in one go and by a worker that is told to end again and again.
+async fn interrupted(store: impl Store + 'static) {
+    const REQUESTS: usize = 40;
+    let engine = Engine::builder().store(store).scheduler(Priority::new(4, 8)).model(ToyModel::new(4_096)).build();
+    let options = BatchOptions { checkpoint_tokens: 8, ..BatchOptions::default() };
+    let batches = Batches::new(engine, options);
+    let cx = Context::new().with_tenant("acme");
+    let whole = submit(&batches, &cx, REQUESTS, 2_000).await;
+    let over = async |id: &str| batches.batch(&cx, id).await.unwrap().status.is_final();
+    work(&batches, async || over(&whole).await).await;
+    let whole = batches.batch(&cx, &whole).await.unwrap();
+    let expected = answers(&batches, &cx, &whole).await;
+    assert_eq!((whole.status, expected.len(), whole.resumed.requests), (Status::Completed, REQUESTS, 0));
+
+    let cut = submit(&batches, &cx, REQUESTS, 2_000).await;
+    let mut interruptions = 0;
+    while !over(&cut).await {
+        let mut looks = 0;
+        work(&batches, async || {
+            looks += 1;
+            looks > 2
+        })
+        .await;
+        interruptions += 1;
+    }
+    let cut = batches.batch(&cx, &cut).await.unwrap();
+    assert_eq!((cut.status, cut.request_counts.failed), (Status::Completed, 0));
+    assert!(
+        interruptions > 1 && cut.resumed.requests > 0,
+        "nothing was interrupted: {interruptions} {:?}",
+        cut.resumed
+    );
+    assert_eq!(answers(&batches, &cx, &cut).await, expected);
+
+    let cancelled = submit(&batches, &cx, REQUESTS, 2_000).await;
+    batches.cancel(&cx, &cancelled).await.unwrap();
+    work(&batches, async || over(&cancelled).await).await;
+    assert_eq!(batches.batch(&cx, &cancelled).await.unwrap().status, Status::Cancelled);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn interrupted_batches_end_as_whole_ones_on_sqlite() {
+    interrupted(Folder::new().open()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn interrupted_batches_end_as_whole_ones_on_postgresql() {
+    let cluster = match Cluster::start() {
+        Ok(cluster) => cluster,
+        Err(error) if std::env::var_os("CI").is_none() => return println!("skipped: {error:#}"),
+        Err(error) => panic!("{error:#}"),
+    };
+    interrupted(PostgresStore::builder(cluster.url()).open().await.unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_keep_to_limits_of_their_own() {
+    let folder = Folder::new();
+    let engine =
+        Engine::builder().store(folder.open()).scheduler(Priority::new(4, 8)).model(ToyModel::new(4_096)).build();
+    let most = |requests| Allowance::new().requests_per_minute(requests);
+    let options = BatchOptions { tenants: BTreeMap::from([("acme".to_owned(), most(2))]), ..BatchOptions::default() };
+    let keys = vec![ApiKey::secret("acme").tenant("acme")];
+    let tenants = BTreeMap::from([("acme".to_owned(), most(1))]);
+    let server = ServerOptions { keys, tenants, batch: options.clone(), ..ServerOptions::default() };
+    let server = Server::start(router(engine.clone(), server)).await;
+    let batches = Batches::new(engine.clone(), options);
+    let [acme, zeta] = ["acme", "zeta"].map(|tenant| Context::new().with_tenant(tenant));
+    let limited = submit(&batches, &acme, 5, 4).await;
+    let free = submit(&batches, &zeta, 5, 4).await;
+    let completed = async |cx: &Context, id: &str| batches.batch(cx, id).await.unwrap().request_counts.completed;
+    let waiting = async || {
+        let filter = JobFilter { limit: 100, ..JobFilter::default() };
+        let jobs = engine.store().unwrap().jobs(&Context::new(), filter).await.unwrap().items;
+        let later = |job: &&JobView| job.run_at.since(job.enqueued_at) > Duration::from_secs(5);
+        jobs.iter().filter(|job| job.state == JobState::Ready && job.attempt == 0).filter(later).count()
+    };
+    work(&batches, async || completed(&zeta, &free).await == 5 && waiting().await == 3).await;
+    assert_eq!(completed(&acme, &limited).await, 2, "the rest waits for the next minute, and no attempt is spent");
+
+    // What people may use is counted apart.
+    let ask = async || {
+        let body = r#"{"prompt":"abc","max_tokens":2}"#;
+        let request = client().post(server.url("/v1/completions")).bearer_auth("acme").body(body);
+        request.send().await.unwrap().status().as_u16()
+    };
+    assert_eq!((ask().await, ask().await), (200, 429));
 }

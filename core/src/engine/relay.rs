@@ -1,11 +1,15 @@
-use std::{fmt, panic::AssertUnwindSafe, time::Duration};
+use std::{fmt, panic::AssertUnwindSafe, pin::pin, time::Duration};
 
-use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
+use futures_util::{
+    FutureExt, StreamExt,
+    future::{Either, select},
+    stream::FuturesUnordered,
+};
 
 use super::{Engine, panic_text};
 use crate::{
     BoxFuture, CancelToken, Commit, Context, Error, ErrorKind, Result, Store,
-    store::{LeasedEvent, RelayRequest, Retry, Watch},
+    store::{LeasedEvent, RelayRequest, Retry, Subscription, Watch},
 };
 
 /// How long a relay waits for a hint before it looks again.
@@ -75,7 +79,7 @@ impl Engine {
     /// Those of [`Store::relay`] and [`Store::commit`].
     pub async fn relay_once(&self, cx: &Context, sink: &dyn EventSink, eager: bool) -> Result<RelayReport> {
         let mut report = RelayReport::default();
-        self.relay_into(cx, sink, eager, &mut report).await?;
+        self.relay_into(cx, sink, eager, None, &mut report).await?;
         Ok(report)
     }
 
@@ -87,7 +91,7 @@ impl Engine {
         let mut report = RelayReport::default();
         let mut hints = self.store()?.watch(cx, Watch::Outbox).await?;
         while !cx.cancel().is_cancelled() {
-            match self.relay_into(cx, sink, false, &mut report).await {
+            match self.relay_into(cx, sink, false, Some(&mut hints), &mut report).await {
                 Ok(()) => (),
                 Err(_) if cx.cancel().is_cancelled() => break,
                 Err(error) if error.retryable() => tracing::warn!(%error, "the outbox relay goes on after an error"),
@@ -101,30 +105,61 @@ impl Engine {
         Ok(report)
     }
 
-    /// Counts what was sent also when it ends with an error.
+    /// Counts what was sent also when it ends with an error. One delivery that takes long holds up nobody but its aggregate: as
+    /// soon as another has ended, or a hint comes, it looks for more.
     async fn relay_into(
         &self,
         cx: &Context,
         sink: &dyn EventSink,
         mut eager: bool,
+        mut hints: Option<&mut Subscription>,
         report: &mut RelayReport,
     ) -> Result<()> {
+        let mut running = FuturesUnordered::new();
+        // What is in flight is seen to its end, also when no more is taken.
+        let mut outcome = Ok(());
         loop {
-            let request = RelayRequest { topics: sink.topics(), eager, ..RelayRequest::new(WINDOW) };
-            let request = request.hold(sink.timeout().saturating_add(MARGIN));
-            let events = self.store()?.relay(cx, request).await?;
-            if events.is_empty() {
-                return Ok(());
+            if outcome.is_ok() && running.len() < WINDOW {
+                match self.next_events(cx, sink, eager, WINDOW - running.len()).await {
+                    Ok(events) => running.extend(events.into_iter().map(|event| self.send(cx, sink, event))),
+                    Err(error) => outcome = Err(error),
+                }
             }
-            let mut running: FuturesUnordered<_> = events.into_iter().map(|event| self.send(cx, sink, event)).collect();
-            while let Some(sent) = running.next().await {
-                let sent = sent?;
-                // An eager pass that failed has had its chance; going round again would only hammer a dead network.
-                eager &= sent.failed == 0;
-                report.add(sent);
+            let hint = async {
+                match &mut hints {
+                    Some(hints) => drop(crate::clock::within(&**self.clock(), POLL, hints.next()).await),
+                    None => std::future::pending().await,
+                }
+            };
+            let mut ended = match select(running.next(), pin!(hint)).await {
+                Either::Left((None, _)) => return outcome,
+                Either::Left((ended, _)) => ended,
+                Either::Right(_) => None,
+            };
+            while let Some(sent) = ended {
+                match sent {
+                    Ok(sent) => {
+                        // An eager pass that failed has had its chance; going round again would only hammer a dead network.
+                        eager &= sent.failed == 0;
+                        report.add(sent);
+                    }
+                    Err(error) => outcome = outcome.and(Err(error)),
+                }
+                ended = running.next().now_or_never().flatten();
             }
-            cx.check("engine.relay")?;
+            outcome = outcome.and_then(|()| cx.check("engine.relay"));
         }
+    }
+
+    async fn next_events(
+        &self,
+        cx: &Context,
+        sink: &dyn EventSink,
+        eager: bool,
+        most: usize,
+    ) -> Result<Vec<LeasedEvent>> {
+        let request = RelayRequest { topics: sink.topics(), eager, ..RelayRequest::new(most) };
+        self.store()?.relay(cx, request.hold(sink.timeout().saturating_add(MARGIN))).await
     }
 
     async fn send(&self, cx: &Context, sink: &dyn EventSink, event: LeasedEvent) -> Result<RelayReport> {

@@ -127,6 +127,28 @@ async fn a_parked_answer_goes_on_as_if_nothing_had_been() {
     }
 }
 
+/// Every cache is filled to its last cell, with more answers than caches, while somebody asks in between.
+#[tokio::test]
+async fn full_caches_end_answers_and_nothing_else() {
+    const CONTEXT: usize = 48;
+    let open = |sequences| open(sequences).context_length(CONTEXT).open().unwrap();
+    let long = |number: u32| story(number).max_tokens(1_000);
+    let mut expected = Vec::new();
+    for number in 0..6 {
+        let alone = answer(&open(1), long(number)).await;
+        assert_eq!(alone.usage.prompt_tokens + alone.symbols.len(), CONTEXT, "it ended before its cache was full");
+        expected.push(alone.symbols);
+    }
+    let llama = open(2);
+    let short = Generate::text("Tea is").max_tokens(2);
+    let stories = (0..6).map(|number| (Class::P2, long(number)));
+    let asked = together(&llama, stories.chain((0..6).map(|_| (Class::P0, short.clone())))).await;
+    let (stories, answers) = asked.split_at(6);
+    assert_eq!(symbols(stories), expected);
+    assert!(stories.iter().all(|story| story.reason == Some(StopReason::MaxTokens)));
+    assert!(answers.iter().all(|answer| answer.symbols == answers[0].symbols && answer.symbols.len() == 2));
+}
+
 #[tokio::test]
 async fn an_answer_goes_on_from_where_another_run_was_cut() {
     for (number, whole) in (0..4).zip(alone(0..4).await) {

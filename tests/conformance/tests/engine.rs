@@ -170,6 +170,55 @@ async fn a_relay_keeps_the_order_of_an_aggregate_and_ends_when_cancelled() {
     assert_eq!(*sink.0.lock().unwrap(), expected);
 }
 
+/// A sink that never answers for one aggregate.
+#[derive(Debug, Default)]
+struct HangsOnce(Collect);
+
+impl EventSink for HangsOnce {
+    fn topics(&self) -> Vec<String> {
+        Vec::new()
+    }
+    fn deliver<'a>(&'a self, cx: &'a Context, event: &'a LeasedEvent) -> BoxFuture<'a, Result<Delivery>> {
+        if event.event.aggregate == "stuck" {
+            return Box::pin(async {
+                cx.cancel().cancelled().await;
+                Err(Error::new(ErrorKind::Cancelled, "test.deliver", "it was cancelled"))
+            });
+        }
+        self.0.deliver(cx, event)
+    }
+}
+
+#[tokio::test]
+async fn a_delivery_that_hangs_holds_up_no_other_aggregate() {
+    let (engine, store, _folder) = engine();
+    let (sink, stop) = (HangsOnce::default(), CancelToken::new());
+    let cx = Context::new().with_cancel(stop.clone());
+    let arrived = async |count| {
+        until("the others arrive", || async { sink.0.0.lock().unwrap().len() == count }).await;
+    };
+    let emit = async |aggregate: String| {
+        let commit = Commit::new().emit(Event::new(aggregate, "t", "{}"));
+        store.commit(&Context::new(), commit).await.unwrap();
+    };
+    let story = async {
+        emit("stuck".into()).await;
+        for number in 0..100 {
+            emit(format!("order/{number}")).await;
+        }
+        arrived(100).await;
+        // Also what comes when nothing else is in flight.
+        emit("late".into()).await;
+        arrived(101).await;
+        stop.cancel();
+    };
+    let (report, ()) = tokio::join!(engine.relay(&cx, &sink), story);
+    assert_eq!(
+        (report.unwrap().delivered, store.outbox(&Context::new(), false, None, 10).await.unwrap().items.len()),
+        (101, 1)
+    );
+}
+
 type Handled = BoxFuture<'static, Result<JobOutcome>>;
 
 /// Runs a worker with `handler` until `done` says so, then drains it.

@@ -117,6 +117,7 @@ pub(super) fn batch_options(config: &Config) -> BatchOptions {
         request_limit: config.server.body_limit_bytes.get(),
         retention: days(config.store.keep_messages_days),
         max_tokens: config.server.max_tokens.get(),
+        tenants: config.tenants.iter().map(|(name, one)| (name.clone(), one.batch.allowance(&config.quotas))).collect(),
     }
 }
 

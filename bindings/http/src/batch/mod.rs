@@ -9,10 +9,11 @@ mod files;
 mod objects;
 mod work;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use selvedge_core::{
     AnyStore, Context, Engine, Error, ErrorKind, Result, Timestamp,
+    allowance::Allowance,
     batch::End,
     store::{Message, StoreExt},
 };
@@ -58,6 +59,10 @@ pub struct BatchOptions {
     pub retention: Duration,
     /// The most tokens of an answer when the request does not say. Default: 1,024.
     pub max_tokens: usize,
+    /// What the requests of a tenant's batches may use of the models, by tenant; who is not named may use what is idle. They are
+    /// counted apart from what [`ServerOptions::tenants`](crate::ServerOptions::tenants) allows, so that a batch never takes
+    /// from a person. Default: none.
+    pub tenants: BTreeMap<String, Allowance>,
 }
 
 impl BatchOptions {
@@ -79,6 +84,7 @@ impl Default for BatchOptions {
             request_limit: 4 << 20,
             retention: Duration::from_secs(7 * 86_400),
             max_tokens: 1_024,
+            tenants: BTreeMap::new(),
         }
     }
 }

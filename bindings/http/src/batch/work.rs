@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use selvedge_core::{
     BoxFuture, CancelToken, Commit, Context, Error, ErrorKind, Result, Store,
-    batch::{Checkpoint, End, Endpoint, Progress},
+    allowance::Allowances,
+    batch::{self, Checkpoint, End, Endpoint, Progress},
     engine::{JobHandler, JobOutcome, WorkerOptions},
     inference::{Chunk, Prompt, Usage},
     scheduler::Class,
@@ -65,6 +66,14 @@ impl Batches {
         };
         self.engine.work(cx, &options, &Worker { batches: self.clone(), draining: cx.cancel().clone() }).await
     }
+
+    /// Under the limits of its tenant's batches.
+    fn limited(&self, cx: Context) -> Context {
+        let allowance = cx.tenant().and_then(|tenant| self.options.tenants.get_key_value(tenant));
+        let Some((tenant, allowance)) = allowance else { return cx };
+        let allowances = Allowances::new([(format!("batch/{tenant}"), *allowance)]);
+        cx.with_allowances(allowances)
+    }
 }
 
 struct Worker {
@@ -79,9 +88,8 @@ impl JobHandler for Worker {
                 Error::new(ErrorKind::InvalidInput, "batch.work", "the job holds no request of a batch")
                     .caused_by(error)
             })?;
-            Run { batches: &self.batches, draining: &self.draining, cx: cx.with_class(Class::P2), job, item }
-                .run()
-                .await
+            let cx = self.batches.limited(cx.with_class(Class::P2));
+            Run { batches: &self.batches, draining: &self.draining, cx, job, item }.run().await
         })
     }
 }
@@ -248,7 +256,8 @@ impl Run<'_> {
             ErrorKind::Cancelled if self.draining.is_cancelled() => return Ok(JobOutcome::Snooze(Duration::ZERO)),
             ErrorKind::Cancelled if self.cx.cancel().is_cancelled() => return self.unanswered(End::Cancelled),
             ErrorKind::Busy | ErrorKind::RateLimited => {
-                return Ok(JobOutcome::Snooze(failed.retry_after().unwrap_or(Duration::from_secs(1))));
+                let refused = failed.retry_after().unwrap_or(Duration::from_secs(1));
+                return Ok(JobOutcome::Snooze(batch::retry_in(refused, self.age(), fastrand::f64())));
             }
             _ => {}
         }
@@ -262,6 +271,11 @@ impl Run<'_> {
         }
         let body = error::document(&problem);
         self.end(self.note(End::Failed), self.response(problem.status().as_u16(), &body), Value::Null)
+    }
+
+    /// How long ago it was accepted, by the Store's clock.
+    fn age(&self) -> Duration {
+        (self.job.leased_until - self.batches.options.hold).since(self.job.enqueued_at)
     }
 
     fn note(&self, end: End) -> EndNote {
