@@ -6,7 +6,10 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use proptest::prelude::*;
 use selvedge_core::{
     ErrorKind,
-    experiment::{Definition, Evaluation, Payload, Source, User, sticky::Documents},
+    experiment::{
+        Definition, Evaluation, Payload, Source, User,
+        sticky::{Documents, assignment_key},
+    },
 };
 use serde_json::{Value, json};
 
@@ -36,6 +39,26 @@ prop_compose! {
     }
 }
 
+prop_compose! {
+    /// Assignments that a user and their device may have, by attribute and bucket version; variation 9 is gone.
+    fn any_rows()(rows in prop::collection::btree_map(
+        (prop::sample::select(vec!["id", "device"]), 0..3u32), prop::sample::select(vec!["0", "1", "2", "9"]), 0..4,
+    )) -> BTreeMap<(&'static str, u32), &'static str> {
+        rows
+    }
+}
+
+fn documents(payload: &Payload, user: &User, rows: &BTreeMap<(&str, u32), &str>) -> Documents {
+    let mut documents = payload.sticky_documents(user);
+    for document in documents.values_mut() {
+        let own = rows.iter().filter(|((attribute, _), _)| *attribute == document.attribute_name);
+        document
+            .assignments
+            .extend(own.map(|((_, version), variation)| (assignment_key("test", *version), (*variation).into())));
+    }
+    documents
+}
+
 fn seen(payload: &Payload, user: &User, key: &str) -> Option<usize> {
     payload.evaluate(user).feature(key).experiment.map(|(_, result)| result.variation_id)
 }
@@ -62,6 +85,51 @@ proptest! {
         user.attributes = whole;
         if first.is_some() {
             prop_assert_eq!(seen(&after, &user, "f"), first);
+        }
+    }
+
+    /// What may be believed of documents that were read a while ago, however many assignments were added since.
+    #[test]
+    fn what_rests_on_nothing_that_lacks_stays(
+        version in 0..3u32, least in 0..3u32, coverage in prop::sample::select(vec![0.0, 0.5, 1.0]), targeted in any::<bool>(),
+        signed_in in any::<bool>(), stopped in any::<bool>(), forced in any::<bool>(), before in any_rows(), since in any_rows(),
+    ) {
+        let mut feature = feature("test", 3, &[1.0, 1.0, 1.0], coverage);
+        let rule = &mut feature["rules"][0];
+        rule["bucketVersion"] = version.into();
+        rule["minBucketVersion"] = least.into();
+        if !targeted {
+            rule["condition"] = json!({"country": "DE"});
+        }
+        let experiment = json!({
+            "key": "test", "variations": [0, 1, 2], "hashVersion": 2, "bucketVersion": version, "minBucketVersion": least,
+            "coverage": coverage, "hashAttribute": "device", "fallbackAttribute": "id",
+            "status": if stopped { "stopped" } else { "running" }, "force": if forced { json!(1) } else { json!(null) },
+        });
+        let payload = payload(&json!({"features": {"f": feature}}));
+        let experiment = Definition::parse(&experiment.to_string()).unwrap();
+        let mut user = user("ada");
+        if !signed_in {
+            user.attributes.remove("id");
+        }
+        let mut later = user.clone();
+        let all: BTreeMap<_, _> = since.into_iter().chain(before.clone()).collect();
+        (user.sticky, later.sticky) = (Some(documents(&payload, &user, &before)), Some(documents(&payload, &later, &all)));
+        let evaluated = |user: &User, alone: bool| {
+            let mut evaluation = payload.evaluate(user);
+            let value = if alone {
+                format!("{:?}", evaluation.experiment(&experiment))
+            } else {
+                format!("{:?}", evaluation.feature("f"))
+            };
+            let outcome = evaluation.finish();
+            (format!("{value} {:?}", outcome.exposures), outcome.documents, outcome.lacked)
+        };
+        for alone in [false, true] {
+            let (first, changed, lacked) = evaluated(&user, alone);
+            if changed.is_empty() && !lacked {
+                prop_assert_eq!((first, changed, lacked), evaluated(&later, alone));
+            }
         }
     }
 
@@ -241,4 +309,9 @@ fn sticky_attributes_are_those_of_experiments() {
         "experiments": [{"key": "e", "variations": [1, 2], "hashAttribute": "session"}],
     }));
     assert_eq!(payload.sticky_attributes(), ["device", "id", "session"]);
+    let mut user = user("ada");
+    user.attributes.insert("id", json!(7.0));
+    user.attributes.insert("session", json!(0));
+    let documents: Vec<_> = payload.sticky_documents(&user).into_keys().collect();
+    assert_eq!(documents, ["device||device of ada", "id||7"], "0 is no id");
 }

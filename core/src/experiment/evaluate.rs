@@ -101,6 +101,7 @@ pub struct Evaluation<'a> {
     prerequisites: HashMap<&'a str, (&'a Value, Source)>,
     pub(super) exposures: Vec<Exposure<'a>>,
     pub(super) documents: BTreeMap<String, Document>,
+    pub(super) lacked: bool,
 }
 
 /// What is left to do after an evaluation.
@@ -110,6 +111,11 @@ pub struct Outcome<'a> {
     pub exposures: Vec<Exposure<'a>>,
     /// The sticky documents that changed, whole, by their keys.
     pub documents: Documents,
+    /// Whether something was decided by what the user's documents lack, so that an assignment that was added to them since
+    /// might decide it otherwise: one that was looked up was not in the document of the attribute that the experiment goes
+    /// by, or named a variation that is gone, or earlier bucket versions are blocked and none was found. What is false here
+    /// stays as it is, whatever else is added.
+    pub lacked: bool,
 }
 
 impl Payload {
@@ -122,6 +128,7 @@ impl Payload {
             prerequisites: HashMap::new(),
             exposures: Vec::new(),
             documents: BTreeMap::new(),
+            lacked: false,
         }
     }
 }
@@ -176,7 +183,7 @@ impl<'a> Evaluation<'a> {
 
     /// Ends the evaluation: what is to be recorded and kept, unless it was only a look.
     pub fn finish(self) -> Outcome<'a> {
-        Outcome { exposures: self.exposures, documents: self.documents }
+        Outcome { exposures: self.exposures, documents: self.documents, lacked: self.lacked }
     }
 
     /// What the rule makes of the feature; `None` when it does not apply.

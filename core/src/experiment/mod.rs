@@ -92,7 +92,7 @@ plugin_trait! {
 
 /// Asks what a subject sees.
 ///
-/// Everything that decides is in here: a plugin remembers nobody between calls, so there is no user to switch.
+/// Everything that decides is in here: nobody is signed in to a plugin, so there is no user to switch.
 ///
 /// ```
 /// use selvedge_core::experiment::Assign;

@@ -1,6 +1,6 @@
 //! The configuration of features and experiments: read once, compiled, and shared by every evaluation.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::{Deserialize, Deserializer};
 use serde_json::{Number, Value, value::RawValue};
@@ -8,6 +8,9 @@ use serde_json::{Number, Value, value::RawValue};
 use super::{
     condition::{Condition, SavedGroups},
     definition::{Definition, Filter, Prerequisite, Rollout},
+    evaluate::User,
+    sticky::{Document, Documents},
+    value,
 };
 use crate::{Error, ErrorKind, Result};
 
@@ -34,6 +37,8 @@ pub struct Payload {
     pub(super) bandits: HashMap<Box<str>, Bandit>,
     pub(super) forced_variations: BTreeMap<String, i64>,
     problems: Vec<Problem>,
+    /// What assignments are kept by, in order, each once.
+    sticky_attributes: Vec<Box<str>>,
 }
 
 /// A part of a payload that was left out.
@@ -188,6 +193,7 @@ impl Payload {
                 Err(error) => payload.leave_out("contextual bandit", key, error),
             }
         }
+        payload.sticky_attributes = payload.kept_by();
         Ok(payload)
     }
 
@@ -206,23 +212,36 @@ impl Payload {
         &self.experiments
     }
 
-    /// The attributes that assignments are kept by: what sticky documents have to be loaded for.
+    /// The attributes that assignments are kept by.
     pub fn sticky_attributes(&self) -> Vec<&str> {
+        self.sticky_attributes.iter().map(|attribute| &**attribute).collect()
+    }
+
+    /// The documents to load for a user before an evaluation, still empty: one for each such attribute that the user has an id
+    /// under.
+    pub fn sticky_documents(&self, user: &User) -> Documents {
+        let of = |attribute: &str| {
+            let id = value::id(user.attributes.get(attribute)?)?;
+            let document = Document::new(attribute, id);
+            Some((document.key(), document))
+        };
+        self.sticky_attributes.iter().filter_map(|attribute| of(attribute)).collect()
+    }
+
+    fn kept_by(&self) -> Vec<Box<str>> {
         let rules = self.features.values().flat_map(|feature| &feature.rules);
         let ran = rules.filter_map(|rule| match &rule.kind {
             Kind::Run(definition) => Some(&**definition),
             _ => None,
         });
-        let mut attributes: Vec<&str> = ran
+        let attributes: BTreeSet<&str> = ran
             .chain(&self.experiments)
             .flat_map(|definition| {
                 [Some(definition.identity.attribute()), definition.identity.fallback_attribute.as_deref()]
             })
             .flatten()
             .collect();
-        attributes.sort_unstable();
-        attributes.dedup();
-        attributes
+        attributes.into_iter().map(Box::from).collect()
     }
 
     fn leave_out(&mut self, kind: &'static str, key: String, error: Error) {

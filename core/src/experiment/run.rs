@@ -112,27 +112,32 @@ impl<'a> Evaluation<'a> {
     }
 
     /// The variation the user was assigned before, or that this is blocked; `None` when there is nothing to go by.
-    fn kept(&self, definition: &'a Definition, known: &Known<'a>) -> Option<Result<usize, Blocked>> {
+    fn kept(&mut self, definition: &'a Definition, known: &Known<'a>) -> Option<Result<usize, Blocked>> {
         if !self.keeps(definition) {
             return None;
         }
         // Where no fallback is named, it is the attribute that is the first by default.
         let fallback = definition.identity.fallback_attribute.as_deref().unwrap_or("id");
         let fallback = (fallback != known.attribute).then(|| self.user.known_by(fallback, None));
-        let documents: Vec<&Document> = [Some(known), fallback.as_ref()]
-            .into_iter()
-            .flatten()
-            .filter(|known| !known.id.is_empty())
-            .filter_map(|known| self.document(&document_key(known.attribute, &known.id)))
-            .collect();
-        let (version, least) = (definition.bucket_version, definition.min_bucket_version);
-        match find(&documents, definition.key(), version.unwrap_or(0), least.unwrap_or(0)) {
-            Kept::Nothing => None,
-            Kept::Blocked => Some(Err(Blocked)),
+        let document = |known: &Known<'_>| {
+            (!known.id.is_empty()).then(|| self.document(&document_key(known.attribute, &known.id))).flatten()
+        };
+        let own = document(known);
+        let documents: Vec<_> = own.into_iter().chain(fallback.as_ref().and_then(document)).collect();
+        let (version, least) = (definition.bucket_version(), definition.min_bucket_version.unwrap_or(0));
+        let (kept, lacked) = match find(&documents, definition.key(), version, least) {
+            Kept::Nothing => (None, true),
+            Kept::Blocked => (Some(Err(Blocked)), false),
             Kept::Variation(key) => {
-                (0..definition.variations.len()).find(|index| *variation_key(definition, *index) == *key).map(Ok)
+                let is_own =
+                    own.is_some_and(|own| own.assignments.contains_key(&assignment_key(definition.key(), version)));
+                let variation =
+                    (0..definition.variations.len()).find(|index| *variation_key(definition, *index) == *key);
+                (variation.map(Ok), variation.is_none() || !is_own || least > 0)
             }
-        }
+        };
+        self.lacked |= lacked;
+        kept
     }
 
     /// Notes the assignment in the user's document.
@@ -141,7 +146,7 @@ impl<'a> Evaluation<'a> {
             return;
         }
         let key = document_key(known.attribute, &known.id);
-        let assignment = assignment_key(definition.key(), definition.bucket_version.unwrap_or(0));
+        let assignment = assignment_key(definition.key(), definition.bucket_version());
         let before = self.document(&key);
         if before.and_then(|document| document.assignments.get(&assignment)).is_some_and(|kept| **kept == *result.key) {
             return;

@@ -140,12 +140,16 @@ pub trait StoreExt: Store {
         async move { typed(self.read(cx, query).await?, |rows| rows_of!(rows, Assignment)) }
     }
 
-    /// All assignments of a subject, by experiment.
+    /// All assignments of some subjects in one read, by subject and then experiment.
     ///
     /// # Errors
     /// Those of [`Store::read`].
-    fn assignments(&self, cx: &Context, subject: &str) -> impl Future<Output = Result<Vec<StickyAssignment>>> + Send {
-        let query = Query::Assignments { subject: subject.into() };
+    fn assignments<S: Into<String>>(
+        &self,
+        cx: &Context,
+        subjects: impl IntoIterator<Item = S>,
+    ) -> impl Future<Output = Result<Vec<StickyAssignment>>> + Send {
+        let query = Query::Assignments { subjects: subjects.into_iter().map(Into::into).collect() };
         async move { typed(self.read(cx, query).await?, |rows| rows_of!(rows, Assignments)) }
     }
 

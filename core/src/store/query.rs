@@ -50,10 +50,11 @@ pub enum Query {
         /// In what.
         experiment: String,
     },
-    /// All assignments of a subject, by experiment: as many as it takes part in experiments, so there are no pages.
+    /// All assignments of some subjects, by subject and then experiment, in the order of their bytes: as many as they take
+    /// part in experiments, so there are no pages. A subject that is named twice is answered once.
     Assignments {
-        /// Who.
-        subject: String,
+        /// Who: what one person is known by.
+        subjects: Vec<String>,
     },
     /// Facts, by order of recording.
     Facts {

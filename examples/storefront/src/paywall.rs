@@ -20,7 +20,7 @@ use selvedge::{
     experiment::{Assignment, PaywallEvent},
     experiments::{
         ConfigSource, Delivery, Experiments,
-        analysis::{Options, Refunds, Report, analyze, input::read_facts},
+        analysis::{Options, Report, analyze, input::read_facts},
         public_key, sign,
     },
     sqlite::SqliteStore,
@@ -170,7 +170,7 @@ pub(crate) async fn run(
 
     let (written, kept) = (facts(&store, &cx).await?, facts(&server.store, &cx).await?);
     let named = |name: &str| kept.iter().filter(|fact| fact.name == name).count();
-    let report = analyze(read_facts(&server.store, &cx, EXPERIMENT, Refunds::Refuse).await?, &Options::default())?;
+    let report = analyze(read_facts(&server.store, &cx, EXPERIMENT, &Options::default()).await?, &Options::default())?;
     Ok(Account {
         shoppers,
         impressions: named("paywall_impression"),

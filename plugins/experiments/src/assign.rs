@@ -1,16 +1,15 @@
 //! Who sees what: evaluated from the configuration and what is kept, and kept before it is told.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::collections::BTreeMap;
 
 use selvedge_core::{
-    AnyStore, Commit, Context, Error, ErrorKind, Result, Store,
+    Commit, Context, Error, ErrorKind, Result, Store,
     experiment::{
         Assign, Assignment, ExperimentResult, Exposure, FeatureResult, PaywallImpression, Source, User,
-        sticky::{Document, Documents, assignment_key},
+        sticky::{Documents, assignment_key},
     },
     store::{Fact, Outcome, StickyAssignment, StoreExt},
 };
-use serde_json::Value;
 
 use crate::{Delivery, Experiments, config::Config};
 
@@ -26,6 +25,9 @@ impl Experiments {
         Fact::new(OPERATION, request.subject.as_str(), "{}").check()?;
         let config = self.usable()?;
         let mut user = self.user(request);
+        if let Some(assignment) = self.remembered(&config, request, &mut user) {
+            return Ok(assignment);
+        }
         for _ in 0..ATTEMPTS {
             let mut found = self.evaluated(cx, &config, request, &mut user).await?;
             if request.peek || found.writes.is_empty() {
@@ -46,12 +48,36 @@ impl Experiments {
             .with("placement", &request.placement))
     }
 
+    /// The answer from memory, where the Store could give no other: see [`Remembered`](crate::remembered::Remembered).
+    fn remembered(&self, config: &Config, request: &Assign, user: &mut User) -> Option<Assignment> {
+        let mut documents = config.payload.sticky_documents(user);
+        self.parts().remembered.fill(&config.payload, &mut documents);
+        user.sticky = Some(documents);
+        let found = self.found(config, request, user, &Versions::new()).ok()?;
+        (found.writes.is_empty() && !found.lacked).then_some(found.assignment)
+    }
+
     /// Evaluates the placement with all that is kept by now.
     async fn evaluated(&self, cx: &Context, config: &Config, request: &Assign, user: &mut User) -> Result<Found> {
-        let kept = Kept::read(cx, &self.parts().store, config, user).await?;
-        user.sticky = Some(kept.documents.clone());
+        let mut documents = config.payload.sticky_documents(user);
+        let mut versions = Versions::new();
+        if !documents.is_empty() {
+            for row in self.parts().store.assignments(cx, documents.keys()).await? {
+                if let Some(document) = documents.get_mut(&row.subject) {
+                    document.assignments.insert(row.experiment.clone(), row.variation);
+                    versions.insert((row.subject, row.experiment), row.version);
+                }
+            }
+        }
+        self.parts().remembered.note(&config.payload, &documents);
+        user.sticky = Some(documents);
         cx.check(OPERATION)?;
-        evaluate(config, request, user, &kept, self.known_by(request))
+        self.found(config, request, user, &versions)
+    }
+
+    /// What the placement comes to for the user, by the documents that the user has.
+    fn found(&self, config: &Config, request: &Assign, user: &User, versions: &Versions) -> Result<Found> {
+        evaluate(config, request, user, versions, self.known_by(request))
     }
 
     /// Keeps assignments and exposures in one commit. Whether that was all, and it holds: if others were first, theirs does.
@@ -93,6 +119,8 @@ impl Experiments {
 struct Found {
     assignment: Assignment,
     writes: Writes,
+    /// Rows that were not there might lead to another answer.
+    lacked: bool,
 }
 
 struct Writes {
@@ -108,59 +136,29 @@ impl Writes {
     }
 }
 
-/// All that is kept for what the user is known by.
-struct Kept {
-    documents: Documents,
-    /// The version of each row, by subject and experiment.
-    versions: BTreeMap<(String, String), u32>,
-}
+/// The version of each row that is kept, by subject and experiment.
+type Versions = BTreeMap<(String, String), u32>;
 
-impl Kept {
-    async fn read(cx: &Context, store: &AnyStore, config: &Config, user: &User) -> Result<Self> {
-        let (mut documents, mut versions) = (Documents::new(), BTreeMap::new());
-        for attribute in config.payload.sticky_attributes() {
-            let Some(value) = user.attributes.get(attribute).and_then(text) else { continue };
-            let mut document = Document::new(attribute, value);
-            let subject = document.key();
-            for row in store.assignments(cx, &subject).await? {
-                versions.insert((row.subject, row.experiment.clone()), row.version);
-                document.assignments.insert(row.experiment, row.variation);
-            }
-            documents.insert(subject, document);
-        }
-        Ok(Self { documents, versions })
-    }
-
-    /// What of `documents` is not kept yet.
-    ///
-    /// The bucketing version is part of an experiment's name here, so that all of them stay. A row's own version only goes up
-    /// where the variation it names is gone from the experiment, so that the next one replaces it.
-    fn lacks(&self, documents: Documents) -> Vec<StickyAssignment> {
-        let mut new = Vec::new();
-        for (subject, document) in documents {
-            let before = self.documents.get(&subject);
-            for (experiment, variation) in document.assignments {
-                if before.and_then(|before| before.assignments.get(&experiment)) != Some(&variation) {
-                    let key = (subject.clone(), experiment);
-                    let version = self.versions.get(&key).map_or(0, |version| version.saturating_add(1));
-                    new.push(StickyAssignment { subject: key.0, experiment: key.1, variation, version });
-                }
+/// What of `documents` is not in those that are `kept`.
+///
+/// The bucketing version is part of an experiment's name here, so that all of them stay. A row's own version only goes up
+/// where the variation it names is gone from the experiment, so that the next one replaces it.
+fn not_kept(documents: Documents, kept: Option<&Documents>, versions: &Versions) -> Vec<StickyAssignment> {
+    let mut new = Vec::new();
+    for (subject, document) in documents {
+        let before = kept.and_then(|kept| kept.get(&subject));
+        for (experiment, variation) in document.assignments {
+            if before.and_then(|before| before.assignments.get(&experiment)) != Some(&variation) {
+                let key = (subject.clone(), experiment);
+                let version = versions.get(&key).map_or(0, |version| version.saturating_add(1));
+                new.push(StickyAssignment { subject: key.0, experiment: key.1, variation, version });
             }
         }
-        new
     }
+    new
 }
 
-/// An id as documents are named by it.
-fn text(value: &Value) -> Option<Cow<'_, str>> {
-    match value {
-        Value::String(text) if !text.is_empty() => Some(Cow::Borrowed(text)),
-        Value::Number(number) => Some(Cow::Owned(number.to_string())),
-        _ => None,
-    }
-}
-
-fn evaluate(config: &Config, request: &Assign, user: &User, kept: &Kept, known_by: &str) -> Result<Found> {
+fn evaluate(config: &Config, request: &Assign, user: &User, versions: &Versions, known_by: &str) -> Result<Found> {
     let mut evaluation = config.payload.evaluate(user);
     let feature = evaluation.feature(&request.placement);
     let refused = |kind, message: &str| Error::new(kind, OPERATION, message).with("placement", &request.placement);
@@ -176,7 +174,7 @@ fn evaluate(config: &Config, request: &Assign, user: &User, kept: &Kept, known_b
         _ => (),
     }
     let outcome = evaluation.finish();
-    let assignments = kept.lacks(outcome.documents);
+    let assignments = not_kept(outcome.documents, user.sticky.as_ref(), versions);
     let mut writes = Writes { assignments, exposures: Vec::new(), more: false };
     for exposure in &outcome.exposures {
         let key = assignment_key(exposure.experiment.definition.key(), exposure.experiment.definition.bucket_version());
@@ -190,7 +188,7 @@ fn evaluate(config: &Config, request: &Assign, user: &User, kept: &Kept, known_b
             writes.exposures.push(impression(request, exposure));
         }
     }
-    Ok(Found { assignment: assignment(request, &feature), writes })
+    Ok(Found { assignment: assignment(request, &feature), writes, lacked: outcome.lacked })
 }
 
 fn impression(request: &Assign, exposure: &Exposure<'_>) -> Fact {

@@ -11,12 +11,14 @@ use selvedge_core::{
 use crate::{
     ConfigSource, Delivery, ExperimentsBuilder, Health, Refreshed, WhenStale,
     config::{Config, Configs, Remote},
+    remembered::Remembered,
 };
 
 /// Placements, assignments and facts. Cloning shares them.
 ///
-/// It remembers nobody between calls: subject, device and attributes are arguments, so there is no user to switch and nothing
-/// to race with. Two first assignments of one subject that race agree, because the Store says which one holds.
+/// Nobody is signed in to it: subject, device and attributes are arguments of each call, so there is no user to switch and
+/// nothing to race with. Of those who came before it remembers what was read of them
+/// ([`remembered_subjects`](ExperimentsBuilder::remembered_subjects)). Two first assignments of one subject that race agree, because the Store says which one holds.
 #[derive(Clone, Debug)]
 pub struct Experiments(Arc<Parts>);
 
@@ -34,6 +36,7 @@ pub(crate) struct Parts {
     pub(crate) when_stale: WhenStale,
     /// On a phone first assignments come one after the other: what loses must not have an exposure on its way to the server.
     pub(crate) assigning: Mutex<()>,
+    pub(crate) remembered: Remembered,
 }
 
 impl Experiments {

@@ -31,6 +31,7 @@ pub mod decrypt;
 mod delivery;
 mod experiments;
 mod health;
+mod remembered;
 
 pub use builder::{ExperimentsBuilder, WhenStale};
 pub use config::{ConfigSource, Refreshed, public_key, sign};

@@ -59,9 +59,10 @@ pub(crate) async fn read(db: &Db<'_>, query: Query) -> Result<Rows> {
             let sql = "SELECT * FROM selvedge.assignment WHERE subject = $1 AND experiment = $2";
             Rows::Assignment(db.one(sql, params![subject, experiment], fact::assignment).await?)
         }
-        Query::Assignments { subject } => {
-            let sql = r#"SELECT * FROM selvedge.assignment WHERE subject = $1 ORDER BY experiment COLLATE "C""#;
-            Rows::Assignments(db.all(sql, params![subject], fact::assignment).await?)
+        Query::Assignments { subjects } => {
+            let sql = r#"SELECT * FROM selvedge.assignment WHERE subject = ANY($1)
+                         ORDER BY subject COLLATE "C", experiment COLLATE "C""#;
+            Rows::Assignments(db.all(sql, params![subjects], fact::assignment).await?)
         }
         Query::Facts { name, after, limit } => {
             let view = |row: &Row| Ok((get(row, "id")?, fact::view(row)?));

@@ -1,12 +1,14 @@
 //! Typed reads.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use rusqlite::{Connection, Params, Row, ToSql, params};
+use rusqlite::{Connection, Params, Row, ToSql, params, params_from_iter};
 use selvedge_core::{
     Error, Result, Timestamp,
     intent::IntentState,
-    store::{EventView, JobFilter, JobId, JobState, JobView, LoadHistory, Page, Query, QueueStats, Rows},
+    store::{
+        EventView, JobFilter, JobId, JobState, JobView, LoadHistory, Page, Query, QueueStats, Rows, StickyAssignment,
+    },
 };
 
 use crate::{
@@ -70,10 +72,7 @@ pub(crate) fn read(conn: &Connection, query: Query, now: Timestamp) -> Result<Ro
             let sql = "SELECT * FROM assignment WHERE subject = ?1 AND experiment = ?2";
             Rows::Assignment(all(conn, sql, params![subject, experiment], fact::assignment)?.pop())
         }
-        Query::Assignments { subject } => {
-            let sql = "SELECT * FROM assignment WHERE subject = ?1 ORDER BY experiment";
-            Rows::Assignments(all(conn, sql, [subject], fact::assignment)?)
-        }
+        Query::Assignments { subjects } => Rows::Assignments(assignments(conn, &subjects)?),
         Query::Facts { name, after, limit } => {
             let view = |row: &Row<'_>| Ok((row.get("id")?, fact::view(row)?));
             Rows::Facts(match &name {
@@ -119,6 +118,21 @@ fn page<T>(
     rows.truncate(limit);
     let next = rows.last().map(|(place, _)| *place).filter(|_| more);
     Ok(Page { items: rows.into_iter().map(|(_, row)| row).collect(), next })
+}
+
+/// Subjects that one statement asks for: fewer than a statement may have parameters.
+const SUBJECTS: usize = 1_000;
+
+fn assignments(conn: &Connection, subjects: &[String]) -> Result<Vec<StickyAssignment>> {
+    // In order, so that the parts follow each other, and each once.
+    let subjects: Vec<_> = subjects.iter().collect::<BTreeSet<_>>().into_iter().collect();
+    let mut rows = Vec::new();
+    for some in subjects.chunks(SUBJECTS) {
+        let places = vec!["?"; some.len()].join(", ");
+        let sql = format!("SELECT * FROM assignment WHERE subject IN ({places}) ORDER BY subject, experiment");
+        rows.extend(all(conn, &sql, params_from_iter(some), fact::assignment)?);
+    }
+    Ok(rows)
 }
 
 /// Jobs with their leases, [`OF_JOB`] to follow; `attempts` counts the one that runs.

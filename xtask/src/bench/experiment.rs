@@ -21,7 +21,8 @@ pub(super) const ENTRY: Entry = Entry {
              client's, and copies features and groups with each call; `@growthbook/growthbook` runs on Node as its authors \
              document it for servers, in production mode, one client and the user's context with each call. Neither peer has \
              a callback to serve; ours also notes which experiments were entered.\n\n\
-             - *an assignment that is kept*: the same people come again to a placement with an experiment; SQLite on disk.\n\
+             - *an assignment that is kept*: the same people come again to a placement with an experiment; SQLite on disk. They are \
+             remembered, as is the default, or read each time, user and device in one read.\n\
              - *10 million users*: one file, a line for each user with revenue and a covariate, read and analysed in one pass; \
              gbstats is given what pandas read and grouped. The results differ by less than a millionth, or this fails.\n\
              - *false positives*: 10,000 experiments without an effect for each CV, with zero-inflated lognormal revenue, looked at \
@@ -41,7 +42,7 @@ const TARGETS: [(&str, f64); 2] = [("growthbook-rust", 3.0), ("@growthbook/growt
 /// What is measured, each part with its own rows and facts.
 const PARTS: &[fn(&Plan) -> Result<Report>] = &[evaluation, assignment, analysis, simulation];
 
-/// The most that an assignment from the Store may take, in µs.
+/// The most that an assignment that is kept may take, in µs, remembered or not.
 const KEPT: f64 = 20.0;
 /// What ten million users may take to be analysed: seconds, and MiB.
 const ANALYSED: (f64, f64) = (10.0, 1_024.0);

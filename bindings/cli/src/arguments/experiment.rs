@@ -189,7 +189,8 @@ pub(crate) struct How {
     /// What negative revenue is
     #[arg(long, value_enum, default_value_t = RefundsName::Refuse)]
     pub(crate) refunds: RefundsName,
-    /// A column that may get worse by a margin at most, and which way is better: sessions:0.02:higher
+    /// A column, or in a Store the name of a fact, that may get worse by a margin at most, and which way is better:
+    /// sessions:0.02:higher
     #[arg(long = "guardrail", value_name = "COLUMN:MARGIN:WAY", value_parser = guardrail)]
     pub(crate) guardrails: Vec<GuardrailName>,
 }
@@ -241,6 +242,9 @@ pub(crate) struct Report {
     /// The Store: postgres://…, sqlite:FILE or a file's path
     #[arg(long, visible_alias = "db", value_name = "URL|FILE")]
     pub(crate) store: Option<String>,
+    /// Takes out noise by what each user paid before the exposure (CUPED)
+    #[arg(long)]
+    pub(crate) past_revenue: bool,
     #[command(flatten)]
     pub(crate) how: How,
     #[command(flatten)]
@@ -278,6 +282,9 @@ pub(crate) struct Export {
     /// What negative revenue is
     #[arg(long, value_enum, default_value_t = RefundsName::Refuse)]
     pub(crate) refunds: RefundsName,
+    /// Adds what each user paid before the exposure, as the covariate
+    #[arg(long)]
+    pub(crate) past_revenue: bool,
 }
 
 fn weight(text: &str) -> Result<(String, f64), String> {

@@ -43,9 +43,9 @@ pub(super) async fn report(
     let Query(asked) = Query::<Asked>::try_from_uri(&uri)
         .map_err(|error| Problem::bad(OPERATION, format!("the query cannot be read: {}", error.body_text())))?;
     let cx = cx.with_timeout(state.options.timeout);
-    let users = input::read_facts(state.engine.store()?, &cx, &experiment, Refunds::Net).await?;
     let options =
         Options { control: asked.control, planned_per_arm: asked.planned, refunds: Refunds::Net, ..Options::default() };
+    let users = input::read_facts(state.engine.store()?, &cx, &experiment, &options).await?;
     // Seconds of arithmetic for millions of users.
     let report = tokio::task::spawn_blocking(move || analyze(users, &options)).await;
     let report = report.map_err(|error| {

@@ -17,7 +17,8 @@ pub enum Better {
 /// A metric that may get worse by a margin at most.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Guardrail {
-    /// The column that holds it, a number for each user.
+    /// The column that holds it, a number for each user. From a Store it is the name of a fact, and the number is how many of
+    /// them were recorded of the user since the exposure.
     pub column: String,
     /// How much worse is bearable, as a fraction of the control's mean: 0.02 for 2 %.
     pub margin: f64,

@@ -48,6 +48,13 @@ pub struct Options {
     pub refunds: Refunds,
     /// What must not get worse.
     pub guardrails: Vec<Guardrail>,
+    /// Of users from a Store, makes what each paid before the exposure, in minor units, their covariate (CUPED). A file has a
+    /// column for it instead.
+    ///
+    /// It adds no bias, because it was there before anything was shown: whatever it is, both arms are drawn from the same
+    /// users, so the covariate's difference that is taken out is 0 but for chance. It has to be *recorded* before the
+    /// exposure is, and an exposure before what it leads to.
+    pub past_revenue: bool,
 }
 
 impl Default for Options {
@@ -65,6 +72,7 @@ impl Default for Options {
             winsorise: None,
             refunds: Refunds::Refuse,
             guardrails: Vec::new(),
+            past_revenue: false,
         }
     }
 }

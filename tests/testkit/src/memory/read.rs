@@ -58,8 +58,8 @@ impl Data {
             Query::Messages { topic, after, limit } => {
                 Rows::Messages(page(self.messages(&topic, after).map(|m| (m.cursor, m.clone())), limit))
             }
-            Query::Assignments { subject } => {
-                let of = self.assignments.values().filter(|kept| kept.subject == subject);
+            Query::Assignments { subjects } => {
+                let of = self.assignments.values().filter(|kept| subjects.contains(&kept.subject));
                 Rows::Assignments(of.cloned().collect())
             }
             Query::Assignment { subject, experiment } => {

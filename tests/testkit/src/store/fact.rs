@@ -13,7 +13,7 @@ cases! {
     a_higher_version_replaces_an_assignment: "An assignment of a higher version replaces; one of a lower version does not.",
     assignments_that_race_agree: "However many assign one subject at once, all are told the same variation.",
     assignments_belong_to_subject_and_experiment: "Assignments of other subjects and experiments are separate, and survive a crash.",
-    all_assignments_of_a_subject_are_read: "All assignments of a subject come back by experiment, in the order of their bytes, and nobody else's.",
+    all_assignments_of_subjects_are_read: "All assignments of one or more subjects come back at once, by subject and experiment, in the order of their bytes, each once, and nobody else's.",
     a_fact_counts_once: "Recording a fact with a known id changes nothing and says so.",
     facts_come_back_as_recorded: "Facts come back whole, in the order they were recorded, all or of one name.",
 }
@@ -80,7 +80,7 @@ async fn assignments_belong_to_subject_and_experiment(bed: &Bed) -> Checked {
     Ok(())
 }
 
-async fn all_assignments_of_a_subject_are_read(bed: &Bed) -> Checked {
+async fn all_assignments_of_subjects_are_read(bed: &Bed) -> Checked {
     needs(bed.can.facts, "`facts`")?;
     let of = |subject: &str, experiment: &str| StickyAssignment {
         subject: subject.into(),
@@ -91,8 +91,16 @@ async fn all_assignments_of_a_subject_are_read(bed: &Bed) -> Checked {
         ["Zoom__0", "paywall__0", "paywall__1", "paywall__10", "é__0"].map(|experiment| of("id||ada", experiment));
     let others = ["id||ad", "id||adaa", "device||ada"].map(|subject| of(subject, "paywall__0"));
     bed.commit(mine.iter().rev().chain(&others).cloned().fold(Commit::new(), Commit::assign)).await?;
-    same!(bed.store()?.assignments(&bed.cx, "id||ada").await?, mine.to_vec());
-    same!(bed.store()?.assignments(&bed.cx, "id||nobody").await?, vec![]);
+    same!(bed.store()?.assignments(&bed.cx, ["id||ada"]).await?, mine.to_vec());
+    same!(bed.store()?.assignments(&bed.cx, ["id||nobody"]).await?, vec![]);
+    same!(bed.store()?.assignments(&bed.cx, Vec::<String>::new()).await?, vec![]);
+    let [_, _, device] = others;
+    let both: Vec<_> = std::iter::once(device).chain(mine).collect();
+    let known_by = ["id||ada", "id||nobody", "device||ada", "id||ada"];
+    same!(bed.store()?.assignments(&bed.cx, known_by).await?, both);
+    // More than a statement of some backends may have parameters.
+    let crowd = (0..40_000).map(|n| format!("crowd||{n}")).chain(known_by.map(String::from));
+    same!(bed.store()?.assignments(&bed.cx, crowd).await?, both);
     Ok(())
 }
 

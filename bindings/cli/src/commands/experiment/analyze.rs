@@ -26,7 +26,7 @@ pub(super) fn file(options: arguments::Analyze) -> Result<()> {
 }
 
 pub(super) fn report(config: Config, options: arguments::Report) -> Result<()> {
-    let how = how::options(options.how)?;
+    let how = Options { past_revenue: options.past_revenue, ..how::options(options.how)? };
     let users = users(config, options.store, &options.experiment, &how)?;
     show(&analyze(users, &how)?, &options.shown)
 }
@@ -61,7 +61,8 @@ pub(super) fn check(config: impl FnOnce() -> Result<Config>, options: arguments:
 }
 
 pub(super) fn export(config: Config, options: arguments::Export) -> Result<()> {
-    let how = Options { refunds: how::refunds(options.refunds), ..Options::default() };
+    let how =
+        Options { refunds: how::refunds(options.refunds), past_revenue: options.past_revenue, ..Options::default() };
     let mut users = users(config, options.store, &options.experiment, &how)?;
     let count = input::export(&mut users, &options.output)?;
     output::note(&format!("{count} users written"));
@@ -77,7 +78,7 @@ fn users(mut config: Config, store: Option<String>, experiment: &str, options: &
     config.store.replace(store);
     block_on(async {
         let store = open_existing(&config.store).await?;
-        input::read_facts(&store, &Context::new(), experiment, options.refunds).await
+        input::read_facts(&store, &Context::new(), experiment, options).await
     })
 }
 

@@ -2,8 +2,10 @@
 
 mod csv;
 mod export;
+mod facts;
 #[cfg(feature = "parquet")]
 mod parquet;
+mod people;
 mod store;
 
 use std::{fs::File, path::Path};

@@ -287,7 +287,7 @@ impl Twins {
             queries.push(Query::Facts { name: None, after: 0, limit: 1000 });
             let of = |n| Query::Assignment { subject: format!("subject{n}"), experiment: "experiment".into() };
             queries.extend([0, 1].map(of));
-            queries.extend([0, 1].map(|n| Query::Assignments { subject: format!("subject{n}") }));
+            queries.push(Query::Assignments { subjects: [1, 0].map(|n| format!("subject{n}")).to_vec() });
         }
         for query in queries {
             let tested = self.tested()?.read(&self.bed.cx, query.clone()).await.map(|rows| self.mapped(&query, rows));
