@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use selvedge_core::{allowance::Allowance, layers::Metrics, store::Ceiling};
+use selvedge_experiments::Experiments;
 
 use crate::{ApiKey, BatchOptions, ServedConfig};
 
@@ -43,6 +44,8 @@ pub struct ServerOptions {
     pub batch: BatchOptions,
     /// The configuration of experiments that `GET /v1/config` hands out. Default: none.
     pub config: Option<ServedConfig>,
+    /// The engine's experiments, so that `GET /v1/placements` can say how their configuration is doing. Default: none.
+    pub experiments: Option<Experiments>,
     /// What the engine's [`Metrics`] layer counted, for `/metrics`. Default: none.
     pub metrics: Option<Metrics>,
 }
@@ -68,6 +71,7 @@ impl Default for ServerOptions {
             ceiling: Ceiling::default(),
             batch: BatchOptions::default(),
             config: None,
+            experiments: None,
             metrics: None,
         }
     }

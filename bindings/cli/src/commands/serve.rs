@@ -50,6 +50,7 @@ pub(crate) fn run(mut config: Config, path: Option<PathBuf>, flags: arguments::S
         let engine = engine(&config, store, placements.as_ref(), metrics).await?;
         if let Some(placements) = placements {
             options.config = Some(placements.served.clone());
+            options.experiments = Some(placements.experiments.clone());
             tokio::spawn(placements.follow());
         }
         listen(&config, engine, options).await

@@ -1,6 +1,6 @@
 //! `/v1/config`: the configuration of experiments, as it was signed.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use axum::{
     extract::State,
@@ -8,10 +8,13 @@ use axum::{
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use selvedge_core::{Error, ErrorKind};
+use selvedge_core::{Error, ErrorKind, Timestamp};
 use sha2::{Digest, Sha256};
 
-use super::AppState;
+use super::{
+    AppState,
+    overview::outline::{Outline, is_json},
+};
 use crate::Problem;
 
 /// A configuration of experiments that the server hands out, byte for byte, at `GET /v1/config`. Cloning shares it.
@@ -30,10 +33,13 @@ use crate::Problem;
 pub struct ServedConfig(Arc<RwLock<Served>>);
 
 #[derive(Clone, Debug)]
-struct Served {
-    body: Bytes,
+pub(super) struct Served {
+    pub(super) body: Bytes,
     /// A strong validator: the digest of the body.
     etag: String,
+    /// Since when it is handed out.
+    pub(super) since: Timestamp,
+    outline: Arc<OnceLock<Outline>>,
 }
 
 impl ServedConfig {
@@ -47,7 +53,7 @@ impl ServedConfig {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Served::new(body.into());
     }
 
-    fn current(&self) -> Served {
+    pub(super) fn current(&self) -> Served {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -56,11 +62,21 @@ impl Served {
     fn new(body: Bytes) -> Self {
         let digest = Sha256::digest(&body);
         let etag: String = digest[..16].iter().map(|byte| format!("{byte:02x}")).collect();
-        Self { body, etag: format!("\"{etag}\"") }
+        Self { body, etag: format!("\"{etag}\""), since: Timestamp::now(), outline: Arc::default() }
     }
 
     fn content_type(&self) -> &'static str {
-        if self.body.trim_ascii_start().first() == Some(&b'{') { "application/json" } else { "application/jose" }
+        if is_json(&self.body) { "application/json" } else { "application/jose" }
+    }
+
+    /// The `ETag` without its quotes.
+    pub(super) fn version(&self) -> &str {
+        self.etag.trim_matches('"')
+    }
+
+    /// What it says: read once, when somebody asks first.
+    pub(super) fn outline(&self) -> &Outline {
+        self.outline.get_or_init(|| Outline::of(&self.body))
     }
 }
 

@@ -2,10 +2,12 @@
 
 mod config;
 mod events;
+mod format;
 mod health;
 mod intents;
 pub(crate) mod metrics;
 mod observe;
+mod overview;
 mod placements;
 mod report;
 mod serve;
@@ -54,6 +56,7 @@ impl std::ops::Deref for AppState {
 /// | `GET /v1/models`, `POST /v1/chat/completions`, `/v1/completions`, `/v1/embeddings` | OpenAI's API, streaming too |
 /// | `/v1/files`, `/v1/batches` | OpenAI's batches: many requests in one file, answers in another; [`Batches::work`] works them off |
 /// | `POST /v1/intents` | takes an intent once, by its `Idempotency-Key`, into a queue |
+/// | `GET /v1/placements` | all placements, the configuration's health and the newest events: JSON, or a page for browsers |
 /// | `GET /v1/placements/{name}` | what a subject would see: enrols nobody |
 /// | `POST /v1/placements/{name}` | what a subject sees from now on |
 /// | `POST /v1/events` | keeps events for analysis, each once by its id |
@@ -119,6 +122,7 @@ fn intents_route(state: &AppState) -> Router<AppState> {
 
 fn experiment_routes() -> Router<AppState> {
     Router::new()
+        .route("/v1/placements", get(overview::read))
         .route("/v1/placements/{name}", get(placements::look).post(placements::assign))
         .route("/v1/events", post(events::track))
         .route("/v1/experiments/{id}/report", get(report::report))

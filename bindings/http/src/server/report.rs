@@ -3,14 +3,17 @@
 use axum::{
     Extension, Json,
     extract::{Path, Query, State},
-    response::{Html, IntoResponse, Response},
+    response::{IntoResponse, Response},
 };
-use http::{HeaderMap, Uri, header};
+use http::{HeaderMap, Uri};
 use selvedge_core::{Context, Error, ErrorKind};
 use selvedge_experiments::analysis::{Options, Refunds, analyze, input};
 use serde::Deserialize;
 
-use super::AppState;
+use super::{
+    AppState,
+    format::{self, Format},
+};
 use crate::Problem;
 
 const OPERATION: &str = "http.report";
@@ -24,13 +27,6 @@ struct Asked {
     planned: Option<u64>,
     /// `json` or `html`; without it, what the `Accept` header says.
     format: Option<Format>,
-}
-
-#[derive(Clone, Copy, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Format {
-    Json,
-    Html,
 }
 
 pub(super) async fn report(
@@ -53,10 +49,8 @@ pub(super) async fn report(
             .with("experiment", &experiment)
             .caused_by(error)
     })??;
-    let accepts = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
-    Ok(match asked.format {
-        Some(Format::Html) => Html(report.html()).into_response(),
-        None if accepts.contains("text/html") => Html(report.html()).into_response(),
-        _ => Json(report).into_response(),
+    Ok(match Format::of(asked.format, &headers) {
+        Format::Html => format::page(report.html()),
+        Format::Json => Json(report).into_response(),
     })
 }
