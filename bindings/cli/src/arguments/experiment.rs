@@ -24,7 +24,7 @@ pub(crate) enum ExperimentCommand {
     Report(Report),
     /// Checks whether an experiment's data can be trusted; exits with 1 if they cannot
     Check(Check),
-    /// Writes the users of an experiment in the Store to a file
+    /// Writes the users of an experiment in the Store, or the events themselves, to a file
     Export(Export),
     /// Signs a payload, so that devices know it is yours
     Sign(Sign),
@@ -271,8 +271,15 @@ pub(crate) struct Check {
 
 #[derive(Debug, Args)]
 pub(crate) struct Export {
-    /// The experiment's key
-    pub(crate) experiment: String,
+    /// The experiment's key: its users are written, a row each
+    #[arg(required_unless_present = "events", conflicts_with = "events")]
+    pub(crate) experiment: Option<String>,
+    /// Writes the events themselves instead, a row each, in the order in which they were recorded
+    #[arg(long)]
+    pub(crate) events: bool,
+    /// Only events of this name
+    #[arg(long, value_name = "NAME", requires = "events")]
+    pub(crate) name: Option<String>,
     /// Where to write: CSV, or Parquet by its ending; `-` is CSV on stdout
     #[arg(long, value_name = "FILE", default_value = "-")]
     pub(crate) output: PathBuf,
@@ -280,10 +287,10 @@ pub(crate) struct Export {
     #[arg(long, visible_alias = "db", value_name = "URL|FILE")]
     pub(crate) store: Option<String>,
     /// What negative revenue is
-    #[arg(long, value_enum, default_value_t = RefundsName::Refuse)]
+    #[arg(long, value_enum, default_value_t = RefundsName::Refuse, conflicts_with = "events")]
     pub(crate) refunds: RefundsName,
     /// Adds what each user paid before the exposure, as the covariate
-    #[arg(long)]
+    #[arg(long, conflicts_with = "events")]
     pub(crate) past_revenue: bool,
 }
 

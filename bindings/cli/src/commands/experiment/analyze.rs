@@ -61,11 +61,25 @@ pub(super) fn check(config: impl FnOnce() -> Result<Config>, options: arguments:
 }
 
 pub(super) fn export(config: Config, options: arguments::Export) -> Result<()> {
+    let Some(experiment) = &options.experiment else { return events(config, &options) };
     let how =
         Options { refunds: how::refunds(options.refunds), past_revenue: options.past_revenue, ..Options::default() };
-    let mut users = users(config, options.store, &options.experiment, &how)?;
+    let mut users = users(config, options.store, experiment, &how)?;
     let count = input::export(&mut users, &options.output)?;
     output::note(&format!("{count} users written"));
+    Ok(())
+}
+
+fn events(mut config: Config, options: &arguments::Export) -> Result<()> {
+    config.store.replace(options.store.clone());
+    let written = block_on(async {
+        let store = open_existing(&config.store).await?;
+        input::export_events(&store, &Context::new(), options.name.as_deref(), &options.output).await
+    })?;
+    output::note(&format!("{} events written", written.events));
+    if written.without_properties > 0 {
+        output::note(&format!("{} of them without properties, which are no text", written.without_properties));
+    }
     Ok(())
 }
 

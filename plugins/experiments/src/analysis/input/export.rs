@@ -29,11 +29,16 @@ fn parquet(rows: &mut dyn Source, path: &Path) -> Result<u64> {
 
 #[cfg(not(feature = "parquet"))]
 fn parquet(_: &mut dyn Source, _: &Path) -> Result<u64> {
-    Err(Error::new(ErrorKind::Unsupported, "experiment.export", "Parquet is not built in")
-        .advise("write CSV, or build with the feature `parquet`"))
+    Err(no_parquet())
 }
 
-fn create(path: &Path) -> Result<File> {
+#[cfg(not(feature = "parquet"))]
+pub(super) fn no_parquet() -> Error {
+    Error::new(ErrorKind::Unsupported, "experiment.export", "Parquet is not built in")
+        .advise("write CSV, or build with the feature `parquet`")
+}
+
+pub(super) fn create(path: &Path) -> Result<File> {
     File::create(path).map_err(|error| {
         let kind = match error.kind() {
             std::io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,

@@ -1,6 +1,7 @@
 //! Where users come from: CSV, Parquet, or the facts in a Store.
 
 mod csv;
+mod events;
 mod export;
 mod facts;
 #[cfg(feature = "parquet")]
@@ -16,6 +17,7 @@ use selvedge_core::{Error, ErrorKind, Result};
 pub use self::parquet::Parquet;
 pub use self::{
     csv::Csv,
+    events::{EVENT_COLUMNS, ExportedEvents, export_events},
     export::export,
     store::{Users, read_facts},
 };

@@ -1,6 +1,7 @@
 //! Parquet, read and written column by column, without Arrow.
 
 mod column;
+mod events;
 mod write;
 
 use std::fs::File;
@@ -9,7 +10,7 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use selvedge_core::Result;
 
 use self::column::{Column, unreadable};
-pub(super) use self::write::write;
+pub(super) use self::{events::EventWriter, write::write};
 use super::{OPTIONAL, REQUIRED, ignored, missing};
 use crate::analysis::{Row, Source, collect::wrong};
 

@@ -40,7 +40,7 @@ pub(in super::super) fn write(rows: &mut dyn Source, file: File) -> Result<u64> 
     let mut file = Some(file);
     rows.each(&mut |row| {
         if let Some(file) = file.take() {
-            writer = Some((create(file, row)?, Columns::of(row)));
+            writer = Some((create(file, &schema(row))?, Columns::of(row)));
         }
         count += 1;
         group.add(row)?;
@@ -58,18 +58,22 @@ pub(in super::super) fn write(rows: &mut dyn Source, file: File) -> Result<u64> 
     Ok(count)
 }
 
-fn create(file: File, row: &Row<'_>) -> Result<SerializedFileWriter<File>> {
+fn schema(row: &Row<'_>) -> String {
     let columns = Columns::of(row);
     let day = if row.day.is_some_and(|day| day.date) { "required int32 day (DATE);" } else { "required int32 day;" };
-    let schema = format!(
+    format!(
         "message users {{ required binary user_id (UTF8); required binary variation (UTF8); required double revenue; \
          required boolean converted; {} {} optional double discount_pct; optional binary product_id (UTF8); \
          optional binary currency (UTF8); }}",
         if columns.covariate { "required double covariate;" } else { "" },
         if columns.day { day } else { "" },
-    );
+    )
+}
+
+/// A file with such columns, compressed with Snappy.
+pub(super) fn create(file: File, schema: &str) -> Result<SerializedFileWriter<File>> {
     let failed = |error| failed(ErrorKind::InvalidInput, error);
-    let schema = parquet::schema::parser::parse_message_type(&schema).map_err(failed)?;
+    let schema = parquet::schema::parser::parse_message_type(schema).map_err(failed)?;
     let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
     SerializedFileWriter::new(file, schema.into(), properties.into()).map_err(failed)
 }
