@@ -353,11 +353,15 @@ impl Retry {
 }
 
 /// How many jobs of a queue may run at once. `None` is no limit.
+///
+/// In a queue with a limit for each tenant the tenants take turns: of the jobs of one priority each tenant with room gets one in
+/// turn, over successive leases too ([`in_turns`](super::in_turns)). A tenant at its limit is passed over. In other queues a job is
+/// leased by priority, `run_at` and number alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// In the whole queue.
     pub queue: Option<u32>,
-    /// For each tenant.
+    /// For each tenant. Jobs without a tenant have no such limit, and take turns with the tenants.
     pub tenant: Option<u32>,
 }
 

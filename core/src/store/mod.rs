@@ -20,6 +20,7 @@ mod outbox;
 mod query;
 mod quota;
 mod topic;
+mod turn;
 
 pub use backoff::Backoff;
 pub use commit::{Commit, JobRef, Op, Outcome, Receipt};
@@ -33,6 +34,7 @@ pub use outbox::{Event, LeasedEvent, RelayRequest};
 pub use query::{EventView, FactView, IntentFilter, JobFilter, Page, Query, QueueStats, Rows, StoreInfo, Wakeups};
 pub use quota::{Ask, Bucket, Take, Taken, TokenBucket};
 pub use topic::{Message, Notice, Start, Subscription, Watch};
+pub use turn::{Ready, in_turns, one_line};
 
 use std::future::Future;
 

@@ -1,10 +1,13 @@
 //! Leasing: which jobs are next, and making them somebody's.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use selvedge_core::{
-    Result,
-    store::{JobId, Lease, LeaseRequest, LeaseTarget, LeasedJob, Limits},
+    Result, Timestamp,
+    store::{JobId, Lease, LeaseRequest, LeaseTarget, LeasedJob, Limits, Ready, one_line},
 };
 use tokio_postgres::Row;
 
@@ -13,9 +16,6 @@ use crate::{
     job,
     tx::{Db, Tx, bytes, count, duration, get, micros, optional_bytes, params, rows, time, trace, words},
 };
-
-/// A job's place in the order of its queue: priority, then due time, then number.
-type Position = (i16, i64, i64);
 
 /// A claim found less than was asked for, or a limit in its way.
 pub(crate) enum Found {
@@ -193,13 +193,14 @@ const NEXT: &str = "
             ORDER BY above.priority LIMIT 1)
     FROM level WHERE level.priority IS NOT NULL
   )
-  SELECT due.priority, due.run_at, due.id FROM level CROSS JOIN LATERAL (
+  SELECT due.priority, due.run_at, due.id, NULL::text FROM level CROSS JOIN LATERAL (
     SELECT priority, run_at, id FROM selvedge.job
     WHERE state = 0 AND token IS NULL AND queue = $1 AND job.priority = level.priority AND run_at <= $2
     ORDER BY run_at, id LIMIT $3 FOR UPDATE SKIP LOCKED
   ) AS due LIMIT $3";
 
-/// The same within a limit of $4 running jobs for each tenant: a tenant at its limit is skipped, not scanned.
+/// The same within a limit of $4 running jobs for each tenant, in the order of `selvedge_core::store::in_turns`. A tenant at its limit
+/// is skipped, not scanned.
 const NEXT_OF_TENANTS: &str = "
   WITH RECURSIVE tenant AS (
     (SELECT tenant AS name FROM selvedge.job WHERE state = 0 AND tenant IS NOT NULL AND queue = $1 ORDER BY tenant LIMIT 1)
@@ -210,43 +211,63 @@ const NEXT_OF_TENANTS: &str = "
     FROM tenant WHERE tenant.name IS NOT NULL
   ), running AS (
     SELECT tenant AS name, count(*) AS jobs FROM selvedge.slot WHERE queue = $1 AND tenant IS NOT NULL GROUP BY tenant
-  )
-  SELECT priority, run_at, id FROM (
-    SELECT due.priority, due.run_at, due.id
+  ), due AS (
+    SELECT due.priority, due.run_at, due.id, tenant.name
     FROM tenant LEFT JOIN running USING (name) CROSS JOIN LATERAL (
       SELECT priority, run_at, id FROM selvedge.job
       WHERE state = 0 AND token IS NULL AND tenant IS NOT NULL AND queue = $1 AND job.tenant = tenant.name AND run_at <= $2
       ORDER BY priority, run_at, id LIMIT least($3, greatest($4 - coalesce(running.jobs, 0), 0))
     ) AS due
     UNION ALL
-    (SELECT priority, run_at, id FROM selvedge.job
+    (SELECT priority, run_at, id, '' FROM selvedge.job
      WHERE state = 0 AND token IS NULL AND tenant IS NULL AND queue = $1 AND run_at <= $2
      ORDER BY priority, run_at, id LIMIT $3)
-  ) AS due ORDER BY priority, run_at, id LIMIT $3";
+  ), placed AS (
+    SELECT *, row_number() OVER (PARTITION BY priority, name ORDER BY run_at, id) AS round FROM due
+  )
+  SELECT placed.priority, placed.run_at, placed.id, placed.name
+  FROM placed LEFT JOIN selvedge.turn AS served ON served.queue = $1 AND served.priority = placed.priority
+  ORDER BY placed.priority, placed.round, coalesce(placed.name COLLATE \"C\" <= served.tenant, false),
+           placed.name COLLATE \"C\"
+  LIMIT $3";
 
 /// Leases from queues of which some have limits. The slots for a batch are taken together, under the lock of the queue's row.
 pub(crate) async fn lease_within_limits(tx: &mut Tx<'_>, request: &LeaseRequest) -> Result<Vec<LeasedJob>> {
     let queues = distinct(request);
     job::rescue(tx).await?;
     let settings = settings(tx, &queues).await?;
-    let mut places: Vec<Position> = Vec::new();
+    let limits = |queue: &String| settings.get(queue).copied().unwrap_or_default();
+    let mut ready = Vec::with_capacity(queues.len());
     for queue in &queues {
-        let (paused, limits) = settings.get(queue).copied().unwrap_or_default();
-        if !paused {
-            places.extend(next_of(tx, queue, limits, request.limit).await?);
-        }
+        let (paused, limits) = limits(queue);
+        ready.push(if paused { Vec::new() } else { next_of(tx, queue, limits, request.limit).await? });
     }
-    // Queues are taken from all alike: by the same order that holds within each.
-    places.sort_unstable();
-    places.truncate(request.limit);
-    if places.is_empty() {
+    let chosen = one_line(ready, request.limit);
+    if chosen.is_empty() {
         return Ok(Vec::new());
     }
     let hold = micros(request.hold.min(LeaseRequest::MAX_HOLD));
-    let ids = places.iter().map(|(_, _, id)| *id).collect::<Vec<_>>();
+    let ids = chosen.iter().map(|(_, job)| job.id.0).collect::<Vec<_>>();
     let sql = "SELECT * FROM selvedge.claim_chosen($1, $2, $3, $4, $5)";
     let leased = tx.all(sql, params![ids, hold, token(), &*words(&request.owner), tx.now.0], leased_job).await?;
-    Ok(in_order(leased))
+    // RETURNING promises no order; and somebody may have locked one that was chosen.
+    let mut leased: HashMap<JobId, LeasedJob> = leased.into_iter().map(|(_, job)| (job.id, job)).collect();
+    let leased: Vec<LeasedJob> = chosen.iter().filter_map(|(_, job)| leased.remove(&job.id)).collect();
+    remember_turns(tx, leased.iter().filter(|job| limits(&job.queue).1.tenant.is_some())).await?;
+    Ok(leased)
+}
+
+/// Writes down which tenants were served last.
+async fn remember_turns(tx: &Tx<'_>, leased: impl Iterator<Item = &LeasedJob>) -> Result<()> {
+    let served = leased.map(|job| ((job.queue.as_str(), job.priority), job.tenant.as_deref().unwrap_or_default()));
+    let served: BTreeMap<(&str, i16), &str> = served.collect();
+    if served.is_empty() {
+        return Ok(());
+    }
+    let sql = "INSERT INTO selvedge.turn (queue, priority, tenant) SELECT * FROM unnest($1::text[], $2::smallint[], $3::text[])
+               ON CONFLICT (queue, priority) DO UPDATE SET tenant = excluded.tenant";
+    let (queues, priorities): (Vec<_>, Vec<_>) = served.keys().copied().unzip();
+    tx.run(sql, params![queues, priorities, served.into_values().collect::<Vec<_>>()]).await.map(drop)
 }
 
 /// Which queues are paused, and their limits. Whoever leases from a queue with a limit holds its row until the end, so that
@@ -264,8 +285,8 @@ async fn settings(tx: &Tx<'_>, queues: &[String]) -> Result<HashMap<String, (boo
     Ok(tx.all(sql, params![queues.to_vec()], read).await?.into_iter().collect())
 }
 
-/// The first `limit` places of a queue that may run now, within its limits.
-async fn next_of(tx: &Tx<'_>, queue: &str, limits: Limits, limit: usize) -> Result<Vec<Position>> {
+/// The first `limit` jobs of a queue that may run now, within its limits.
+async fn next_of(tx: &Tx<'_>, queue: &str, limits: Limits, limit: usize) -> Result<Vec<Ready>> {
     let mut room = rows(limit);
     if limits != Limits::default() {
         // The slots of jobs that have ended, or were given back, are free.
@@ -281,7 +302,10 @@ async fn next_of(tx: &Tx<'_>, queue: &str, limits: Limits, limit: usize) -> Resu
     if room <= 0 {
         return Ok(Vec::new());
     }
-    let read = |row: &Row| Ok((get(row, 0)?, get(row, 1)?, get(row, 2)?));
+    let read = |row: &Row| {
+        let (priority, run_at, id) = (get(row, 0)?, Timestamp(get(row, 1)?), JobId(get(row, 2)?));
+        Ok(Ready { priority, run_at, id, tenant: get(row, 3)? })
+    };
     match limits.tenant {
         None => tx.all(NEXT, params![queue, tx.now.0, room], read).await,
         Some(most) => tx.all(NEXT_OF_TENANTS, params![queue, tx.now.0, room, i64::from(most)], read).await,

@@ -1,11 +1,11 @@
 //! Leasing: which jobs are next, and making them somebody's.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use rusqlite::{Row, params};
 use selvedge_core::{
     Result, Timestamp,
-    store::{JobId, Lease, LeaseRequest, LeaseTarget, LeasedJob},
+    store::{JobId, Lease, LeaseRequest, LeaseTarget, LeasedJob, Ready, in_turns, one_line},
 };
 
 use crate::{
@@ -59,45 +59,53 @@ pub(crate) fn lease(tx: &mut Tx<'_>, request: &LeaseRequest) -> Result<Vec<Lease
             }
         }
         _ => {
-            for (which, queue, settings) in shares(tx, &queues, request.limit)? {
+            let mut ready = Vec::with_capacity(queues.len());
+            for (queue, settings) in &queues {
+                let room = room(tx, queue, settings, request.limit)?;
+                ready.push(match settings.limits.tenant {
+                    None => by_priority(tx, queue, &Tenants::All, room)?,
+                    Some(most) => within_tenant_limit(tx, queue, most as usize, room)?,
+                });
+            }
+            let line = one_line(ready, request.limit);
+            for (which, queue, settings) in shares(&queues, &line) {
                 leased.extend(take(tx, queue, settings, &grant, which)?);
             }
-            leased.sort_unstable_by_key(|(run_at, job)| (job.priority, *run_at, job.id.0));
+            let places: HashMap<JobId, usize> = line.iter().map(|(_, job)| job.id).zip(0..).collect();
+            leased.sort_unstable_by_key(|(_, job)| places.get(&job.id));
+            remember_turns(tx, &queues, &line)?;
         }
     }
     Ok(leased.into_iter().map(|(_, job)| job).collect())
 }
 
-/// What is taken from each queue when all are taken from alike, by the same order that holds within each.
-fn shares<'a>(
-    tx: &Tx<'_>,
-    queues: &'a [(&'a str, Settings)],
-    limit: usize,
-) -> Result<Vec<(Which, &'a str, &'a Settings)>> {
-    let mut places: Vec<(Place, usize)> = Vec::new();
-    for (index, (queue, settings)) in queues.iter().enumerate() {
-        let room = room(tx, queue, settings, limit)?;
-        let next = match settings.limits.tenant {
-            None => by_priority(tx, queue, &Tenants::All, room)?,
-            Some(most) => within_tenant_limit(tx, queue, most as usize, room)?,
-        };
-        places.extend(next.into_iter().map(|place| (place, index)));
-    }
-    places.sort_unstable();
-    places.truncate(limit);
-    let (mut single, mut first) = (Vec::new(), HashMap::<_, usize>::new());
-    for (place, index) in places {
-        let (queue, settings) = &queues[index];
+/// What is taken from each queue, of the jobs that were chosen from all of them.
+fn shares<'a>(queues: &'a [(&'a str, Settings)], line: &[(usize, Ready)]) -> Vec<(Which, &'a str, &'a Settings)> {
+    let (mut single, mut first) = (Vec::new(), BTreeMap::<_, usize>::new());
+    for (index, job) in line {
+        let (queue, settings) = &queues[*index];
         if settings.limits.tenant.is_some() {
-            // Others may stand before it, whose tenant has no room.
-            single.push((Which::Only(place), *queue, settings));
+            // Others may stand before it, whose turn it is not or whose tenant has no room.
+            single.push((Which::Only((job.priority, job.run_at.0, job.id.0)), *queue, settings));
         } else {
-            *first.entry((index, place.0)).or_default() += 1;
+            *first.entry((*index, job.priority)).or_default() += 1;
         }
     }
     let first = first.into_iter().map(|((index, priority), count)| (Which::First(priority, count), index));
     single.extend(first.map(|(which, index)| (which, queues[index].0, &queues[index].1)));
-    Ok(single)
+    single
+}
+
+/// Writes down which tenants were served last.
+fn remember_turns(tx: &Tx<'_>, queues: &[(&str, Settings)], line: &[(usize, Ready)]) -> Result<()> {
+    let turns = line.iter().filter(|(index, _)| queues[*index].1.limits.tenant.is_some());
+    let served: BTreeMap<_, _> = turns.map(|(index, job)| ((*index, job.priority), &job.tenant)).collect();
+    for ((index, priority), tenant) in served {
+        let sql = "INSERT INTO turn (queue, priority, tenant) VALUES (?1, ?2, ?3)
+                   ON CONFLICT DO UPDATE SET tenant = excluded.tenant";
+        tx.run(sql, params![queues[index].0, priority, tenant.as_deref().unwrap_or_default()])?;
+    }
+    Ok(())
 }
 
 /// Leases jobs; with their due times, in order.
@@ -188,9 +196,9 @@ enum Tenants<'a> {
     One(&'a str),
 }
 
-/// The first `room` places of a queue that may run now. Goes from one priority to the next, so that jobs which are not due
+/// The first `room` jobs of a queue that may run now. Goes from one priority to the next, so that jobs which are not due
 /// yet are never scanned: within one priority what is due is the beginning.
-fn by_priority(tx: &Tx<'_>, queue: &str, tenants: &Tenants<'_>, room: usize) -> Result<Vec<Place>> {
+fn by_priority(tx: &Tx<'_>, queue: &str, tenants: &Tenants<'_>, room: usize) -> Result<Vec<Ready>> {
     let (index, condition) = match tenants {
         Tenants::All => ("", ""),
         Tenants::None => ("", "AND tenant IS NULL"),
@@ -200,24 +208,27 @@ fn by_priority(tx: &Tx<'_>, queue: &str, tenants: &Tenants<'_>, room: usize) -> 
         Tenants::One(tenant) => Some(*tenant),
         Tenants::All | Tenants::None => None,
     };
-    let mut places: Vec<Place> = Vec::new();
+    let mut ready: Vec<Ready> = Vec::new();
     let mut above = i64::from(i16::MIN) - 1;
-    while places.len() < room {
+    while ready.len() < room {
         let level = next_level(tx, queue, tenant, above)?;
         let Some(priority) = level else { break };
         let sql = format!(
             "SELECT run_at, id FROM ready {index}
              WHERE queue = ?1 AND priority = ?2 AND run_at <= ?3 {condition} ORDER BY run_at, id LIMIT ?4"
         );
-        let rest = i64::try_from(room - places.len()).unwrap_or(i64::MAX);
-        let read = |row: &Row<'_>| Ok((priority, row.get(0)?, row.get(1)?));
-        places.extend(match tenant {
+        let rest = i64::try_from(room - ready.len()).unwrap_or(i64::MAX);
+        let read = |row: &Row<'_>| {
+            let (run_at, id) = (time(row, 0)?, JobId(row.get(1)?));
+            Ok(Ready { priority, run_at, id, tenant: tenant.map(str::to_owned) })
+        };
+        ready.extend(match tenant {
             Some(tenant) => tx.all(&sql, params![queue, priority, tx.now.0, rest, tenant], read)?,
             None => tx.all(&sql, params![queue, priority, tx.now.0, rest], read)?,
         });
         above = i64::from(priority);
     }
-    Ok(places)
+    Ok(ready)
 }
 
 fn next_level(tx: &Tx<'_>, queue: &str, tenant: Option<&str>, above: i64) -> Result<Option<i16>> {
@@ -235,8 +246,8 @@ fn next_level(tx: &Tx<'_>, queue: &str, tenant: Option<&str>, above: i64) -> Res
     }
 }
 
-/// Asks each tenant with room for its first jobs, so that one at its limit is skipped, not scanned.
-fn within_tenant_limit(tx: &Tx<'_>, queue: &str, most: usize, room: usize) -> Result<Vec<Place>> {
+/// Asks each tenant with room for its first jobs, so that one at its limit is skipped, not scanned; they take turns.
+fn within_tenant_limit(tx: &Tx<'_>, queue: &str, most: usize, room: usize) -> Result<Vec<Ready>> {
     if room == 0 {
         return Ok(Vec::new());
     }
@@ -244,16 +255,19 @@ fn within_tenant_limit(tx: &Tx<'_>, queue: &str, most: usize, room: usize) -> Re
                WHERE limited = 1 AND queue = ?1 AND tenant IS NOT NULL GROUP BY tenant";
     let running: HashMap<String, usize> =
         tx.all(sql, [queue], |row| Ok((row.get(0)?, row.get(1)?)))?.into_iter().collect();
-    let mut places = by_priority(tx, queue, &Tenants::None, room)?;
+    let mut ready = by_priority(tx, queue, &Tenants::None, room)?;
     let mut last = String::new();
     let sql = "SELECT tenant FROM ready INDEXED BY ready_tenant
                WHERE tenant IS NOT NULL AND queue = ?1 AND tenant > ?2 ORDER BY tenant LIMIT 1";
     while let Some(tenant) = tx.one(sql, params![queue, last], |row| row.get::<_, String>(0))? {
         let free = most.saturating_sub(running.get(&tenant).copied().unwrap_or(0));
-        places.extend(by_priority(tx, queue, &Tenants::One(&tenant), free.min(room))?);
+        ready.extend(by_priority(tx, queue, &Tenants::One(&tenant), free.min(room))?);
         last = tenant;
     }
-    places.sort_unstable();
-    places.truncate(room);
-    Ok(places)
+    let sql = "SELECT priority, tenant FROM turn WHERE queue = ?1";
+    let served: HashMap<i16, String> =
+        tx.all(sql, [queue], |row| Ok((row.get(0)?, row.get(1)?)))?.into_iter().collect();
+    let mut ready = in_turns(ready, |priority| served.get(&priority).map(String::as_str));
+    ready.truncate(room);
+    Ok(ready)
 }

@@ -7,7 +7,7 @@ pub(crate) const APPLICATION_ID: i32 = 0x736c_7667;
 pub(crate) const VERSION: u32 = MIGRATIONS.len() as u32;
 
 /// Entry `n` leads from version `n` to `n + 1`.
-pub(crate) const MIGRATIONS: &[&str] = &[V1, V2];
+pub(crate) const MIGRATIONS: &[&str] = &[V1, V2, V3];
 
 // Times are microseconds since the epoch. Ids are AUTOINCREMENT because a plain rowid is used again after its row is gone.
 //
@@ -225,6 +225,16 @@ CREATE TABLE load (
   at INTEGER PRIMARY KEY,
   enqueued INTEGER NOT NULL
 ) STRICT;
+";
+
+// Which tenant was served last in each priority of a queue with a limit for each tenant. Jobs without one have the empty name.
+const V3: &str = "
+CREATE TABLE turn (
+  queue TEXT NOT NULL,
+  priority INTEGER NOT NULL,
+  tenant TEXT NOT NULL,
+  PRIMARY KEY (queue, priority)
+) STRICT, WITHOUT ROWID;
 ";
 
 #[cfg(test)]

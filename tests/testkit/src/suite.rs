@@ -137,7 +137,8 @@ pub(crate) fn needs(has: bool, what: &str) -> Checked {
     if has { Ok(()) } else { Err(Skip(format!("needs {what}")).into()) }
 }
 
-/// The cases of a conformance suite. [`Suite::run`] makes a test program of it; [`Suite::report`] tells a program.
+/// The cases of a conformance suite; the default has none yet. [`Suite::run`] makes a test program of it; [`Suite::report`] tells a program.
+#[derive(Default)]
 #[must_use = "a suite checks nothing until it is run"]
 pub struct Suite {
     checks: Vec<Check>,

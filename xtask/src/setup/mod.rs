@@ -2,6 +2,7 @@
 
 pub(crate) mod model;
 pub(crate) mod node;
+pub(crate) mod postgres;
 pub(crate) mod python;
 pub(crate) mod system;
 
@@ -18,6 +19,7 @@ pub(crate) fn tests(verify: bool) -> Result<PathBuf> {
     let model = all(verify)?;
     python::environment("openai", &OPENAI)?;
     node::modules("openai", &OPENAI_NODE)?;
+    postgres::servers()?;
     Ok(model)
 }
 

@@ -109,7 +109,7 @@ pub(crate) static VENV: [Need; 1] = [Need {
 /// What peers from npm need besides.
 pub(crate) static NPM: [Need; 1] = [Need {
     name: "npm",
-    why: "fetches the clients on Node that the server is tested with",
+    why: "fetches the clients on Node that the server is tested with, and other versions of PostgreSQL",
     debian: "npm",
     homebrew: "node",
     present: || on_path("npm").is_some(),

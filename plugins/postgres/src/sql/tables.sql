@@ -85,6 +85,14 @@ CREATE TABLE selvedge.slot (
 );
 CREATE INDEX slot_queue ON selvedge.slot (queue);
 
+-- Which tenant was served last in each priority of a queue with a limit for each tenant. Jobs without one have the empty name.
+CREATE TABLE selvedge.turn (
+  queue text NOT NULL,
+  priority smallint NOT NULL,
+  tenant text NOT NULL,
+  PRIMARY KEY (queue, priority)
+) WITH (fillfactor = 50);
+
 CREATE TABLE selvedge.schedule (
   name text PRIMARY KEY,
   cron text NOT NULL,

@@ -15,6 +15,8 @@ pub(crate) struct Data {
     pub(crate) last_number: i64,
     pub(crate) jobs: BTreeMap<i64, Job>,
     pub(crate) queues: BTreeMap<String, Settings>,
+    /// Which tenant was served last, by queue and priority, where tenants take turns.
+    pub(crate) served: BTreeMap<(String, i16), Option<String>>,
     pub(crate) schedules: BTreeMap<String, (Cron, Timestamp)>,
     pub(crate) outbox: BTreeMap<i64, Outgoing>,
     pub(crate) intents: BTreeMap<i64, Submitted>,

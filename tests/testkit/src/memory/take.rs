@@ -6,60 +6,47 @@ use selvedge_core::{
     Timestamp,
     idempotency::{Claim, ClaimRequest, Ticket},
     store::{
-        JobId, JobState, Lease, LeaseRequest, LeaseTarget, LeasedEvent, LeasedJob, LoadHistory, LoadSample, Maintain,
-        Maintained, RelayRequest, Take, Taken,
+        JobId, JobState, Lease, LeaseRequest, LeaseTarget, LeasedEvent, LeasedJob, Limits, LoadHistory, LoadSample,
+        Maintain, Maintained, RelayRequest, Take, Taken,
     },
 };
 
 use super::data::{Data, Held, Key};
 
+/// A job's place in the order of its queue: priority, then due time, then number.
+type Place = (i16, Timestamp, i64);
+
 impl Data {
     pub(super) fn lease(&mut self, request: LeaseRequest, now: Timestamp) -> Vec<LeasedJob> {
         self.rescue(now);
-        let mut running: BTreeMap<(String, Option<String>), u32> = BTreeMap::new();
-        for job in self.jobs.values().filter(|job| job.state == JobState::Running) {
-            *running.entry((job.new.queue.clone(), None)).or_default() += 1;
-            if job.new.tenant.is_some() {
-                *running.entry((job.new.queue.clone(), job.new.tenant.clone())).or_default() += 1;
+        let mut ready: BTreeMap<String, BTreeSet<Place>> = BTreeMap::new();
+        for job in self.jobs.values().filter(|job| job.state == JobState::Ready && job.run_at <= now) {
+            if request.queues.contains(&job.new.queue) {
+                let place = (job.new.priority, job.run_at, job.id);
+                ready.entry(job.new.queue.clone()).or_default().insert(place);
             }
         }
-        let mut ready: Vec<_> = self
-            .jobs
-            .values()
-            .filter(|job| job.state == JobState::Ready && job.run_at <= now && request.queues.contains(&job.new.queue))
-            .map(|job| (job.new.priority, job.run_at, job.id))
-            .collect();
-        ready.sort_unstable();
+        let mut running: BTreeMap<(String, Option<String>), u32> = BTreeMap::new();
+        for job in self.jobs.values().filter(|job| job.state == JobState::Running) {
+            self.count_running(job.id, &mut running);
+        }
         let mut leased = Vec::new();
-        for (_, _, id) in ready {
-            if leased.len() == request.limit {
-                break;
-            }
-            let Some(job) = self.jobs.get_mut(&id) else { continue };
-            let settings = self.queues.get(&job.new.queue).copied().unwrap_or_default();
-            let queue = (job.new.queue.clone(), None);
-            let tenant = (job.new.queue.clone(), job.new.tenant.clone());
-            let count = |key| running.get(key).copied().unwrap_or(0);
-            let queue_full = settings.limits.queue.is_some_and(|most| count(&queue) >= most);
-            let tenant_full =
-                job.new.tenant.is_some() && settings.limits.tenant.is_some_and(|most| count(&tenant) >= most);
-            if settings.paused || queue_full || tenant_full {
-                continue;
-            }
-            *running.entry(queue).or_default() += 1;
-            if job.new.tenant.is_some() {
-                *running.entry(tenant).or_default() += 1;
-            }
+        while leased.len() < request.limit {
+            // One after the other: of the jobs that stand first in their queues, the first.
+            let first = ready.iter().filter_map(|(queue, ready)| self.next_of(queue, ready, &running)).min();
+            let Some(place @ (priority, _, id)) = first else { break };
+            let Some(job) = self.jobs.get_mut(&id) else { break };
+            let (queue, tenant) = (job.new.queue.clone(), job.new.tenant.clone());
             let held = Held::new(now, request.hold);
             (job.state, job.held, job.owner) = (JobState::Running, Some(held), Some(request.owner.clone()));
             job.attempt += 1;
             leased.push(LeasedJob {
                 lease: Lease { target: LeaseTarget::Job, id, token: held.token },
                 id: JobId(id),
-                queue: job.new.queue.clone(),
+                queue: queue.clone(),
                 payload: job.new.payload.clone(),
-                priority: job.new.priority,
-                tenant: job.new.tenant.clone(),
+                priority,
+                tenant: tenant.clone(),
                 attempt: job.attempt,
                 max_attempts: job.new.max_attempts,
                 checkpoint: job.checkpoint.clone(),
@@ -67,8 +54,52 @@ impl Data {
                 enqueued_at: job.enqueued_at,
                 leased_until: held.until,
             });
+            if self.limits(&queue).tenant.is_some() {
+                self.served.insert((queue.clone(), priority), tenant);
+            }
+            self.count_running(id, &mut running);
+            ready.entry(queue).or_default().remove(&place);
         }
         leased
+    }
+
+    fn limits(&self, queue: &str) -> Limits {
+        self.queues.get(queue).map(|settings| settings.limits).unwrap_or_default()
+    }
+
+    fn count_running(&self, id: i64, running: &mut BTreeMap<(String, Option<String>), u32>) {
+        let Some(job) = self.jobs.get(&id) else { return };
+        *running.entry((job.new.queue.clone(), None)).or_default() += 1;
+        if job.new.tenant.is_some() {
+            *running.entry((job.new.queue.clone(), job.new.tenant.clone())).or_default() += 1;
+        }
+    }
+
+    /// The job that a queue gives next: of the smallest priority, and there of the tenant whose turn it is, the oldest.
+    fn next_of(
+        &self,
+        queue: &str,
+        ready: &BTreeSet<Place>,
+        running: &BTreeMap<(String, Option<String>), u32>,
+    ) -> Option<Place> {
+        let settings = self.queues.get(queue).copied().unwrap_or_default();
+        let is_full = |tenant: &Option<String>, most: Option<u32>| {
+            most.is_some_and(|most| running.get(&(queue.to_owned(), tenant.clone())).copied().unwrap_or(0) >= most)
+        };
+        if settings.paused || is_full(&None, settings.limits.queue) {
+            return None;
+        }
+        let Some(most) = settings.limits.tenant else { return ready.first().copied() };
+        let tenant_of = |place: &Place| self.jobs.get(&place.2).and_then(|job| job.new.tenant.clone());
+        let mut open = ready.iter().map(|place| (tenant_of(place), *place));
+        let has_room = |tenant: &Option<String>| tenant.is_none() || !is_full(tenant, Some(most));
+        let first = open.find(|(tenant, _)| has_room(tenant))?;
+        let same: Vec<_> = std::iter::once(first.clone())
+            .chain(open.take_while(|(_, place)| place.0 == first.1.0).filter(|(tenant, _)| has_room(tenant)))
+            .collect();
+        let served = self.served.get(&(queue.to_owned(), first.1.0));
+        let after = same.iter().filter(|(tenant, _)| served.is_some_and(|served| tenant > served));
+        after.min().or_else(|| same.iter().min()).map(|(_, place)| *place)
     }
 
     pub(super) fn relay(&mut self, request: RelayRequest, now: Timestamp) -> Vec<LeasedEvent> {

@@ -32,6 +32,8 @@ cases! {
     a_schedule_can_be_replaced_and_removed: "Writing a schedule's name again replaces it; unscheduling removes it.",
     a_queue_limit_is_never_exceeded: "Never more jobs of a queue run at once than its limit, however many workers race.",
     a_limited_tenant_does_not_starve_others: "Jobs of a tenant at its limit are passed over, not waited for.",
+    tenants_take_turns: "In a queue with a limit for each tenant, jobs of one priority go by turns of their tenants, over several leases too; priority comes first.",
+    turns_of_several_queues_are_one_line: "Taken together with another queue, a queue whose tenants take turns gives its jobs in their own order.",
     a_paused_queue_leases_nothing: "A paused queue keeps its jobs until it is resumed.",
     a_waiting_job_is_cancelled_at_once: "Cancelling a waiting job says `at_once` and it never runs.",
     a_running_job_learns_that_it_is_cancelled: "Cancelling a running job tells its worker at the next extension, and it is not retried.",
@@ -356,12 +358,73 @@ async fn a_limited_tenant_does_not_starve_others(bed: &Bed) -> Checked {
     let ids = bed.enqueue((0..50).map(|_| job("noisy")).chain([job("quiet"), job("quiet"), job("quiet")])).await?;
     let jobs = bed.lease("q", 10).await?;
     let leased: Vec<_> = jobs.iter().map(|job| job.id).collect();
-    same!(leased, vec![ids[0], ids[1], ids[50], ids[51]]);
+    same!(leased, vec![ids[0], ids[50], ids[1], ids[51]]);
     same!(bed.lease("q", 10).await?.len(), 0, "jobs leased beyond the limits");
     bed.commit(Commit::new().complete(jobs[0].lease)).await?;
     same!(bed.lease_ids("q", 10).await?, vec![ids[2]]);
     bed.commit(Commit::new().limit("q", Limits::default())).await?;
     same!(bed.lease("q", 100).await?.len(), 48, "jobs leased once the limit is gone");
+    Ok(())
+}
+
+async fn tenants_take_turns(bed: &Bed) -> Checked {
+    needs(bed.can.jobs, "`jobs`")?;
+    bed.commit(Commit::new().limit("q", Limits { queue: None, tenant: Some(100) })).await?;
+    let of = |tenant: &str, count: usize| vec![NewJob::new("q", "").tenant(tenant); count];
+    let bulk = bed.enqueue(of("noisy", 20)).await?;
+    let few = bed.enqueue([of("quiet", 2), vec![NewJob::new("q", "")], of("calm", 1)].concat()).await?;
+    // By name; jobs without a tenant are one more.
+    same!(bed.lease_ids("q", 3).await?, vec![few[2], few[3], bulk[0]]);
+    // One at a time goes on where the last lease ended, also when each job is done before the next.
+    for expected in [few[0], bulk[1], few[1], bulk[2]] {
+        let job = bed.lease_one("q").await?;
+        same!(job.id, expected);
+        bed.commit(Commit::new().complete(job.lease)).await?;
+    }
+    if bed.can.durable {
+        bed.crash().await?;
+    }
+    // Nobody's turn is before a smaller priority. Each priority has turns of its own.
+    let urgent = |tenant: &str| NewJob::new("q", "").tenant(tenant).priority(-1);
+    let (late, urgent) =
+        (bed.enqueue(of("quiet", 1)).await?, bed.enqueue(["noisy", "noisy", "quiet"].map(urgent)).await?);
+    same!(bed.lease_ids("q", 6).await?, vec![urgent[0], urgent[2], urgent[1], late[0], bulk[3], bulk[4]]);
+    // Without a limit for each tenant the oldest is first again.
+    let last = bed.enqueue([of("quiet", 1), of("calm", 1)].concat()).await?;
+    bed.commit(Commit::new().limit("q", Limits { queue: Some(1000), tenant: None })).await?;
+    let rest = bed.lease_ids("q", 100).await?;
+    same!(rest, [&bulk[5..], &last[..]].concat());
+    Ok(())
+}
+
+async fn turns_of_several_queues_are_one_line(bed: &Bed) -> Checked {
+    needs(bed.can.jobs, "`jobs`")?;
+    let limits = Limits { queue: Some(4), tenant: Some(2) };
+    bed.commit(Commit::new().limit("turns", limits).limit("also", limits)).await?;
+    let now = bed.now().await?;
+    let job = |queue: &str, tenant: &str, age| NewJob::new(queue, "").tenant(tenant).when(When::At(now - SECOND * age));
+    let ids = bed
+        .enqueue([
+            job("turns", "a", 9),
+            job("turns", "a", 8),
+            job("turns", "a", 7),
+            job("turns", "b", 3),
+            job("plain", "a", 5),
+            job("plain", "a", 2),
+            job("also", "b", 4),
+            job("also", "a", 1),
+        ])
+        .await?;
+    let queues = ["turns", "plain", "also"].map(String::from).to_vec();
+    let request = LeaseRequest { queues, ..LeaseRequest::new("", 5) };
+    let mut taken = Vec::new();
+    for _ in 0..2 {
+        let jobs = bed.store()?.lease(&bed.cx, request.clone()).await?;
+        taken.push(jobs.into_iter().map(|job| job.id).collect::<Vec<_>>());
+    }
+    // What waits for its turn is not yet first in its queue, however old it is.
+    same!(taken[0], vec![ids[0], ids[4], ids[3], ids[1], ids[5]]);
+    same!(taken[1], vec![ids[7], ids[6]]);
     Ok(())
 }
 

@@ -20,6 +20,7 @@ cases! {
     complete_many_reports_what_was_lost: "`CompleteMany` completes what is held and reports the rest.",
     maintain_rescues_expired_leases: "`maintain` makes a job whose lease ran out ready again, and counts it.",
     a_lease_rescues_expired_leases: "A job whose lease ran out can be leased again without `maintain`.",
+    what_becomes_ready_behind_all_others_is_found_at_once: "Under a given clock, a job that becomes ready before where leases have come to is in the next lease, however long looking for it takes.",
     a_lease_on_the_last_attempt_that_runs_out_is_a_dead_letter: "A job whose last lease ran out is dead, not lost and not run again.",
     extending_keeps_a_lease: "An extended lease holds until its new end and no longer.",
     an_extension_that_ends_sooner_ends_the_lease_then: "A lease that is extended to an earlier moment than it had, by one who knows that he will be done, is given back at that moment.",
@@ -158,6 +159,25 @@ async fn a_lease_rescues_expired_leases(bed: &Bed) -> Checked {
     same!(bed.lease_one("q").await?.attempt, 1);
     bed.pass(Duration::from_secs(31))?;
     same!(bed.lease_one("q").await?.attempt, 2);
+    Ok(())
+}
+
+async fn what_becomes_ready_behind_all_others_is_found_at_once(bed: &Bed) -> Checked {
+    needs(bed.can.jobs, "`jobs`")?;
+    const LEVELS: i16 = 3000;
+    let store = bed.store()?;
+    let first = bed.enqueue([NewJob::new("q", "").priority(-1)]).await?[0];
+    let short = LeaseRequest::new("q", 1).hold(Duration::from_millis(500));
+    same!(store.lease(&bed.cx, short).await?.len(), 1);
+    // A Store that looks for ready jobs priority by priority has much to look at, and might do it rarely.
+    bed.enqueue((0..LEVELS).map(|level| NewJob::new("q", "").priority(level))).await?;
+    let long = LeaseRequest::new("q", LEVELS as usize).hold(Duration::from_secs(3600));
+    same!(store.lease(&bed.cx, long).await?.len(), LEVELS as usize);
+    for _ in 0..4 {
+        same!(bed.lease("q", 1).await?.len(), 0, "jobs leased twice");
+    }
+    bed.pass(Duration::from_millis(500))?;
+    same!(bed.lease_ids("q", 1).await?, vec![first], "the job whose lease ran out");
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use futures_util::StreamExt;
 use selvedge_core::{
-    AnyStore, Commit, Context, Error, Result, Store,
+    AnyStore, Commit, Context, Error, Result, Store, Timestamp,
     idempotency::{Claim, ClaimRequest, Fingerprint, Ticket},
     store::{
         Ask, LeaseRequest, LeasedEvent, LeasedJob, Limits, Maintain, Maintained, NewJob, Notice, Op, Outcome, Query,
@@ -44,9 +44,26 @@ enum Flaw {
     FactsDoubled,
     CronForgotten,
     DebtForgiven,
+    ForgottenBatch,
+    ForgottenRelease,
+    ForgottenExtension,
+    ForgottenCancel,
+    ForgottenRevival,
+    ForgottenResume,
+    ForgottenUnschedule,
+    ForgottenEventRevival,
+    ForgottenDrop,
+    ForgottenIntent,
+    ForgottenAnswer,
+    ForgottenSettling,
+    ForgottenPoint,
+    ForgottenAbandoning,
+    ForgottenAssignment,
+    MessageEmptied,
+    TurnsIgnored,
 }
 
-const FLAWS: [Flaw; 22] = [
+const FLAWS: [Flaw; 39] = [
     Flaw::DoubleLease,
     Flaw::ForgottenToken,
     Flaw::NotAtomic,
@@ -69,6 +86,23 @@ const FLAWS: [Flaw; 22] = [
     Flaw::FactsDoubled,
     Flaw::CronForgotten,
     Flaw::DebtForgiven,
+    Flaw::ForgottenBatch,
+    Flaw::ForgottenRelease,
+    Flaw::ForgottenExtension,
+    Flaw::ForgottenCancel,
+    Flaw::ForgottenRevival,
+    Flaw::ForgottenResume,
+    Flaw::ForgottenUnschedule,
+    Flaw::ForgottenEventRevival,
+    Flaw::ForgottenDrop,
+    Flaw::ForgottenIntent,
+    Flaw::ForgottenAnswer,
+    Flaw::ForgottenSettling,
+    Flaw::ForgottenPoint,
+    Flaw::ForgottenAbandoning,
+    Flaw::ForgottenAssignment,
+    Flaw::MessageEmptied,
+    Flaw::TurnsIgnored,
 ];
 
 struct Home<const FLAW: usize> {
@@ -105,12 +139,12 @@ struct Broken {
 }
 
 impl Broken {
-    fn break_op(&self, op: Op) -> Vec<Op> {
+    fn break_op(&self, op: Op) -> Op {
         let current = |mut lease: selvedge_core::store::Lease| {
             lease.token = self.leased.lock().unwrap().tokens.get(&lease.id).copied().unwrap_or(lease.token);
             lease
         };
-        vec![match (self.flaw, op) {
+        match (self.flaw, op) {
             (Flaw::ForgottenToken, Op::Complete(lease)) => Op::Complete(current(lease)),
             (Flaw::ForgottenToken, Op::Fail { lease, reason, retry }) => {
                 Op::Fail { lease: current(lease), reason, retry }
@@ -133,8 +167,34 @@ impl Broken {
                 event.aggregate = format!("{}/{}", event.aggregate, event.id);
                 Op::Emit(event)
             }
+            (Flaw::MessageEmptied, Op::Publish { topic, .. }) => Op::Publish { topic, payload: Default::default() },
             (_, op) => op,
-        }]
+        }
+    }
+
+    /// What is said of an operation that is not done.
+    fn forgotten(&self, op: &Op) -> Option<Outcome> {
+        Some(match (self.flaw, op) {
+            (Flaw::ForgottenBatch, Op::CompleteMany(_)) => Outcome::Completed { lost: Vec::new() },
+            (Flaw::ForgottenExtension, Op::Extend { hold, .. }) => {
+                Outcome::Extended { until: Timestamp::now() + *hold, cancelled: false }
+            }
+            (Flaw::ForgottenCancel, Op::Cancel(_)) => Outcome::Cancelled { at_once: true },
+            (Flaw::ForgottenRevival, Op::Revive(_)) | (Flaw::ForgottenEventRevival, Op::ReviveEvent(_)) => {
+                Outcome::Revived(true)
+            }
+            (Flaw::ForgottenDrop, Op::DropEvent(_)) => Outcome::Dropped(true),
+            (Flaw::ForgottenIntent, Op::Submit(_)) => Outcome::Submitted { duplicate: false },
+            (Flaw::ForgottenAssignment, Op::Assign(assignment)) => Outcome::Assigned(assignment.clone()),
+            (Flaw::ForgottenRelease, Op::Release { .. })
+            | (Flaw::ForgottenResume, Op::Resume(_))
+            | (Flaw::ForgottenUnschedule, Op::Unschedule(_))
+            | (Flaw::ForgottenAnswer, Op::Answer { .. })
+            | (Flaw::ForgottenSettling, Op::Settle { .. })
+            | (Flaw::ForgottenPoint, Op::Advance { .. })
+            | (Flaw::ForgottenAbandoning, Op::Abandon(_)) => Outcome::Done,
+            _ => return None,
+        })
     }
 
     fn mend(&self, mut event: LeasedEvent) -> LeasedEvent {
@@ -163,9 +223,14 @@ impl Store for Broken {
         let late = Context::new();
         let cx = if self.flaw == Flaw::LateContextAccepted { &late } else { cx };
         commit.check()?;
-        let ops: Vec<_> = commit.into_ops().into_iter().flat_map(|op| self.break_op(op)).collect();
+        let forgotten: Vec<_> = commit.ops().iter().map(|op| self.forgotten(op)).collect();
+        let done = commit.into_ops().into_iter().zip(&forgotten).filter(|(_, forgotten)| forgotten.is_none());
+        let ops: Vec<_> = done.map(|(op, _)| self.break_op(op)).collect();
         if self.flaw != Flaw::NotAtomic {
-            return self.inner.commit(cx, ops.into_iter().fold(Commit::new(), Commit::op)).await;
+            let receipt = self.inner.commit(cx, ops.into_iter().fold(Commit::new(), Commit::op)).await?;
+            let mut done = receipt.outcomes.into_iter();
+            let outcomes = forgotten.into_iter().filter_map(|forgotten| forgotten.or_else(|| done.next())).collect();
+            return Ok(Receipt { outcomes });
         }
         let mut outcomes = Vec::<Outcome>::new();
         for op in ops {
@@ -183,6 +248,9 @@ impl Store for Broken {
         let mut leased = self.leased.lock().unwrap();
         if self.flaw == Flaw::DoubleLease && jobs.is_empty() {
             jobs = leased.jobs.iter().filter(|job| queues.contains(&job.queue)).take(limit).cloned().collect();
+        }
+        if self.flaw == Flaw::TurnsIgnored {
+            jobs.sort_by_key(|job| (job.priority, job.enqueued_at, job.id));
         }
         for job in &mut jobs {
             leased.tokens.insert(job.lease.id, job.lease.token);
@@ -309,6 +377,30 @@ mutants! {
     a_late_call_that_is_accepted_is_found: LateContextAccepted, "atomic::a_cancelled_or_late_call_is_refused", ["atomic"];
     a_fact_counted_twice_is_found: FactsDoubled, "fact::a_fact_counts_once", ["fact", "read", "atomic"];
     a_forgotten_schedule_is_found: CronForgotten, "job::a_cron_job_fires_once_after_downtime", ["job"];
+    ignored_turns_are_found: TurnsIgnored, "job::tenants_take_turns", ["job"];
+    a_batch_not_completed_is_found: ForgottenBatch, "lease::complete_many_reports_what_was_lost",
+        ["lease", "job", "outbox", "atomic"];
+    a_release_not_done_is_found: ForgottenRelease, "job::releasing_costs_no_attempt", ["job", "lease", "outbox", "topic", "atomic"];
+    an_extension_not_done_is_found: ForgottenExtension, "lease::extending_keeps_a_lease", ["lease", "job", "outbox", "atomic"];
+    a_cancel_not_done_is_found: ForgottenCancel, "job::a_waiting_job_is_cancelled_at_once",
+        ["job", "topic", "read", "atomic"];
+    a_revival_not_done_is_found: ForgottenRevival, "job::a_dead_letter_can_be_revived", ["job", "atomic"];
+    a_queue_not_resumed_is_found: ForgottenResume, "job::a_paused_queue_leases_nothing", ["job", "atomic"];
+    a_schedule_not_removed_is_found: ForgottenUnschedule, "job::a_schedule_can_be_replaced_and_removed", ["job", "atomic"];
+    an_event_not_revived_is_found: ForgottenEventRevival,
+        "outbox::a_dead_event_that_is_revived_goes_out_before_what_waited_behind_it", ["outbox", "atomic"];
+    an_event_not_dropped_is_found: ForgottenDrop, "outbox::a_dead_event_that_is_dropped_lets_its_aggregate_go",
+        ["outbox", "atomic"];
+    an_intent_not_kept_is_found: ForgottenIntent, "intent::an_intent_is_kept_as_it_was_submitted",
+        ["intent", "atomic", "read"];
+    an_answer_not_kept_is_found: ForgottenAnswer, "intent::an_answer_is_kept", ["intent", "atomic", "read"];
+    a_key_not_settled_is_found: ForgottenSettling, "idempotency::a_settled_key_answers", ["idempotency", "atomic"];
+    a_point_not_kept_is_found: ForgottenPoint, "idempotency::an_expired_claim_can_be_taken_over",
+        ["idempotency", "atomic"];
+    a_key_not_given_back_is_found: ForgottenAbandoning, "idempotency::an_abandoned_key_is_a_new_try",
+        ["idempotency", "atomic"];
+    an_assignment_not_kept_is_found: ForgottenAssignment, "fact::the_first_assignment_wins", ["fact", "atomic"];
+    an_emptied_message_is_found: MessageEmptied, "topic::messages_come_in_order", ["topic", "read", "atomic"];
 }
 
 #[test]
