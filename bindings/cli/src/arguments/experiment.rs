@@ -278,7 +278,7 @@ pub(crate) struct Export {
     #[arg(long)]
     pub(crate) events: bool,
     /// Only events of this name
-    #[arg(long, value_name = "NAME", requires = "events")]
+    #[arg(long, value_name = "NAME", requires = "events", conflicts_with = "experiment")]
     pub(crate) name: Option<String>,
     /// Where to write: CSV, or Parquet by its ending; `-` is CSV on stdout
     #[arg(long, value_name = "FILE", default_value = "-")]

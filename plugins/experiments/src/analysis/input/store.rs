@@ -326,9 +326,14 @@ impl<'e> Join<'e> {
             || "facts that cannot be read".into(),
             |first| format!("facts that cannot be read or lack revenue or variant (the first: {first})"),
         );
+        let not_exposed = if self.options.past_revenue {
+            "purchases and renewals of users who were not exposed before; of those exposed since, they are past revenue"
+        } else {
+            "purchases and renewals of users who were not exposed before"
+        };
         let left_out = [
             ("users who saw two variations".to_owned(), crossed),
-            ("purchases and renewals of users who were not exposed before".to_owned(), self.not_exposed),
+            (not_exposed.to_owned(), self.not_exposed),
             ("refunds, which count as nothing".to_owned(), self.refunded),
             (broken, self.broken),
         ];
