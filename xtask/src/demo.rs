@@ -19,7 +19,10 @@ pub(crate) struct Demo {
     /// Seeds every random choice, so that a run can be repeated
     #[arg(long)]
     pub(crate) seed: Option<u64>,
-    /// Also write the counts to this file: intents, attempts, drops, effects, tokens_per_second
+    /// How many shoppers come to the paywall
+    #[arg(long)]
+    pub(crate) shoppers: Option<u32>,
+    /// Also write the counts to this file: intents, attempts, drops, effects, tokens_per_second, experiment
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
 }
@@ -49,6 +52,7 @@ fn arguments(demo: &Demo) -> Vec<OsString> {
     flag("--orders", demo.orders.map(|n| n.to_string().into()));
     flag("--drop-rate", demo.drop_rate.map(|p| p.to_string().into()));
     flag("--seed", demo.seed.map(|s| s.to_string().into()));
+    flag("--shoppers", demo.shoppers.map(|n| n.to_string().into()));
     flag("--json", demo.json.clone().map(OsString::from));
     arguments
 }

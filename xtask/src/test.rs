@@ -205,13 +205,28 @@ fn end_to_end(phases: &mut Phases) -> Count {
 fn demo_charges_once() -> Result<()> {
     let scratch = tempfile::tempdir()?;
     let json = scratch.path().join("demo.json");
-    demo::run(&Demo { orders: Some(8), json: Some(json.clone()), ..Demo::default() })?;
-    effects_equal_intents(&json, 8)
+    demo::run(&Demo { orders: Some(8), shoppers: Some(60), json: Some(json.clone()), ..Demo::default() })?;
+    effects_equal_intents(&json, 8)?;
+    events_count_once(&json, 60)
+}
+
+fn counts_of(json: &Path) -> Result<Value> {
+    let text = std::fs::read(json).with_context(|| format!("the demo wrote nothing to {}", json.display()))?;
+    serde_json::from_slice(&text).context("the demo's counts are not JSON")
+}
+
+fn events_count_once(json: &Path, shoppers: u64) -> Result<()> {
+    let counts = &counts_of(json)?["experiment"];
+    let number =
+        |name: &str| counts[name].as_u64().with_context(|| format!("the paywall's counts lack {name:?}: {counts}"));
+    ensure!(number("shoppers")? == shoppers, "{shoppers} shoppers were asked for: {counts}");
+    ensure!(number("exit_offers")? > 0, "nobody was made an exit offer: {counts}");
+    ensure!(number("events")? == number("kept")?, "events were lost or doubled: {counts}");
+    Ok(())
 }
 
 fn effects_equal_intents(json: &Path, orders: u64) -> Result<()> {
-    let text = std::fs::read(json).with_context(|| format!("the demo wrote nothing to {}", json.display()))?;
-    let counts: Value = serde_json::from_slice(&text).context("the demo's counts are not JSON")?;
+    let counts = counts_of(json)?;
     let number =
         |name: &str| counts[name].as_u64().with_context(|| format!("the demo's counts lack {name:?}: {counts}"));
     let (intents, effects) = (number("intents")?, number("effects")?);
@@ -289,5 +304,19 @@ mod tests {
         counts["effects"] = 7.into();
         std::fs::write(file.path(), counts.to_string()).unwrap();
         assert!(effects_equal_intents(file.path(), 8).is_err());
+    }
+
+    #[test]
+    fn an_event_that_is_lost_fails_the_demo() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let paywall = serde_json::json!({ "shoppers": 60, "exit_offers": 9, "events": 90, "kept": 90 });
+        let holds = |name: &str, count: u64| {
+            let mut counts = serde_json::json!({ "experiment": paywall });
+            counts["experiment"][name] = count.into();
+            std::fs::write(file.path(), counts.to_string()).unwrap();
+            events_count_once(file.path(), 60).is_ok()
+        };
+        assert!(holds("kept", 90));
+        assert!(!holds("kept", 89) && !holds("shoppers", 61) && !holds("exit_offers", 0));
     }
 }

@@ -12,6 +12,7 @@ use tokio::{
 };
 
 use crate::{
+    paywall::{self, Told},
     server::Server,
     shop::Place,
     story::{Shopping, charged, heading},
@@ -25,12 +26,15 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) struct Options {
     #[command(flatten)]
     shopping: Shopping,
+    /// How many shoppers come to the paywall.
+    #[arg(long, default_value_t = 24)]
+    shoppers: usize,
     /// First let the phone send into a server that never answers, kill it there, and start it again for as many orders more.
     /// The phone's own arguments have to name the database that it keeps.
     #[arg(long)]
     kill: bool,
-    /// The program; `--server URL --orders N --drop-rate SHARE` is added. It prints `submitted KEY TRACE_ID` for each order
-    /// once it is written down, and at its end its counts as one line of JSON.
+    /// The program; `--server URL --orders N --drop-rate SHARE --shoppers N --trusted-key ID=HEX` is added. It prints
+    /// `submitted KEY TRACE_ID` for each order once it is written down, and at its end its counts as one line of JSON.
     #[arg(last = true, required = true)]
     phone: Vec<String>,
 }
@@ -41,6 +45,8 @@ struct Counts {
     attempts: u64,
     drops: u64,
     repeats: u64,
+    /// None when no shoppers were asked for.
+    paywall: Option<Told>,
 }
 
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
@@ -55,13 +61,13 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
         ensure!(phone.traces.len() == orders, "{orders} orders were asked for, {} written down", phone.traces.len());
         expected += orders;
     }
-    heading("A phone in another language orders");
+    heading("A phone in another language orders, and shoppers come to its paywall");
     let url = format!("http://{}", server.address);
-    tokio::time::timeout(PATIENCE, phone.ordering(&url, orders, drop_rate))
+    tokio::time::timeout(PATIENCE, phone.working(&url, orders, drop_rate, options.shoppers))
         .await
         .context("the phone did not come to its end")??;
     let traces = phone.traces;
-    let Counts { attempts, drops, repeats } = phone.counts.context("the phone printed no counts")?;
+    let Counts { attempts, drops, repeats, paywall } = phone.counts.context("the phone printed no counts")?;
     let charges = charged(&server, traces.len()).await?;
     let traced = charges.iter().filter(|charge| traces.get(&charge.key) == Some(&charge.trace_id)).count();
     println!(
@@ -73,6 +79,11 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     ensure!(charges.len() == traces.len(), "{} intents but {} effects", traces.len(), charges.len());
     ensure!(traced == traces.len(), "{traced} of {} traces arrived with their order", traces.len());
     ensure!(drop_rate == 0.0 || drops > 0, "the link dropped nothing, so this run shows nothing");
+    if options.shoppers > 0 {
+        let told = paywall.context("the phone printed nothing of its paywall")?;
+        ensure!(told.shoppers == options.shoppers, "{} shoppers came, not {}", told.shoppers, options.shoppers);
+        paywall::compare(&server, &told).await?;
+    }
     Ok(())
 }
 
@@ -85,11 +96,12 @@ struct Phone {
 }
 
 impl Phone {
-    fn start(&self, server: &str, orders: usize, drop_rate: f64) -> anyhow::Result<Child> {
+    fn start(&self, server: &str, orders: usize, drop_rate: f64, shoppers: usize) -> anyhow::Result<Child> {
         let (program, arguments) = self.program.split_first().context("no program")?;
         Command::new(program)
             .args(arguments)
             .args(["--server", server, "--orders", &orders.to_string(), "--drop-rate", &drop_rate.to_string()])
+            .args(["--shoppers", &shoppers.to_string(), "--trusted-key", &paywall::trusted_key()])
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
@@ -113,8 +125,8 @@ impl Phone {
     }
 
     /// Lets a phone do all of its work.
-    async fn ordering(&mut self, server: &str, orders: usize, drop_rate: f64) -> anyhow::Result<()> {
-        let mut child = self.start(server, orders, drop_rate)?;
+    async fn working(&mut self, server: &str, orders: usize, drop_rate: f64, shoppers: usize) -> anyhow::Result<()> {
+        let mut child = self.start(server, orders, drop_rate, shoppers)?;
         self.listen(&mut child).await?;
         let status = child.wait().await?;
         ensure!(status.success(), "the phone ended with {status}");
@@ -124,7 +136,7 @@ impl Phone {
     /// Kills a phone that waits for an answer: its engine is then in the middle of a callback, which is the transport.
     async fn killed(&mut self, orders: usize) -> anyhow::Result<()> {
         let silent = TcpListener::bind(("127.0.0.1", 0)).await?;
-        let mut child = self.start(&format!("http://{}", silent.local_addr()?), orders, 0.0)?;
+        let mut child = self.start(&format!("http://{}", silent.local_addr()?), orders, 0.0, 0)?;
         let id = child.id().context("the phone ended at once")?;
         let kill = async {
             let (mut connection, _) = silent.accept().await?;

@@ -28,7 +28,7 @@ use selvedge::{
     transport::{HttpRequest, HttpTransport},
 };
 use selvedge_http::{ReqwestTransport, ServedConfig};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     link::{BadLink, Counts},
@@ -52,6 +52,57 @@ pub(crate) fn serve(store: AnyStore) -> Result<(Experiments, ServedConfig)> {
     let experiments = Experiments::builder().store(store).trusted_key(KEY, &public_key(&SECRET)).build()?;
     experiments.load(signed.as_bytes())?;
     Ok((experiments, ServedConfig::new(signed)))
+}
+
+/// What a phone in another language is told to believe: the key's id and its public half, as `ID=HEX`.
+pub(crate) fn trusted_key() -> String {
+    let hex: String = public_key(&SECRET).iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{KEY}={hex}")
+}
+
+/// What a phone in another language says of its paywall.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Told {
+    pub(crate) shoppers: usize,
+    /// Written down on the phone, by name.
+    events: BTreeMap<String, usize>,
+    /// What the shoppers paid, in cents.
+    paid: i64,
+}
+
+/// # Errors
+/// When the server does not have what the phone says.
+pub(crate) async fn compare(server: &Server, told: &Told) -> anyhow::Result<()> {
+    let cx = Context::new();
+    let mut kept = BTreeMap::new();
+    for fact in facts(&server.store, &cx).await? {
+        *kept.entry(fact.name).or_default() += 1;
+    }
+    let report = report(&server.store, &cx).await?;
+    let all = kept.values().sum::<usize>();
+    println!("  {} shoppers, {all} events kept on the server, {} cents paid", report.users, told.paid);
+    ensure!(kept == told.events, "the phone wrote down {:?}, and the server has {kept:?}", told.events);
+    ensure!(kept.contains_key("exit_offer_triggered"), "nobody was made an exit offer, so this run does not show one");
+    judged(&report, told.shoppers, told.paid)
+}
+
+/// # Errors
+/// When the report lacks somebody, or a cent.
+fn judged(report: &Report, shoppers: usize, paid: i64) -> anyhow::Result<()> {
+    ensure!(
+        report.users == shoppers as u64 && report.left_out.is_empty(),
+        "the report is about {} of {shoppers} shoppers, and leaves out {:?}",
+        report.users,
+        report.left_out
+    );
+    let earned: f64 = report.variations.iter().map(|arm| arm.revenue).sum();
+    ensure!(earned == paid as f64, "shoppers paid {paid} cents, and the report has {earned}");
+    Ok(())
+}
+
+async fn report(store: &AnyStore, cx: &Context) -> Result<Report> {
+    let options = Options::default();
+    analyze(read_facts(store, cx, EXPERIMENT, &options).await?, &options)
 }
 
 /// What came of it, counted on the server.
@@ -119,16 +170,7 @@ impl Account {
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         ensure!(self.arrived, "{} events on the phone, {} on the server, or not the same", self.events, self.kept);
         ensure!(self.agreed == self.shoppers, "{} of {} shoppers saw one variation", self.agreed, self.shoppers);
-        ensure!(
-            self.report.users == self.shoppers as u64 && self.report.left_out.is_empty(),
-            "the report is about {} of {} shoppers, and leaves out {:?}",
-            self.report.users,
-            self.shoppers,
-            self.report.left_out
-        );
-        let earned: f64 = self.report.variations.iter().map(|arm| arm.revenue).sum();
-        ensure!(earned == self.paid as f64, "shoppers paid {} cents, and the report has {earned}", self.paid);
-        Ok(())
+        judged(&self.report, self.shoppers, self.paid)
     }
 }
 
@@ -170,7 +212,7 @@ pub(crate) async fn run(
 
     let (written, kept) = (facts(&store, &cx).await?, facts(&server.store, &cx).await?);
     let named = |name: &str| kept.iter().filter(|fact| fact.name == name).count();
-    let report = analyze(read_facts(&server.store, &cx, EXPERIMENT, &Options::default()).await?, &Options::default())?;
+    let report = report(&server.store, &cx).await?;
     Ok(Account {
         shoppers,
         impressions: named("paywall_impression"),

@@ -82,10 +82,11 @@ impl Server {
         let shop = Shop::open(place).await?;
         let store = shop.store();
         let (experiments, config) = paywall::serve(store.clone())?;
-        let engine = selvedge::builder().store(store.clone()).experiment(experiments).build();
+        let engine = selvedge::builder().store(store.clone()).experiment(experiments.clone()).build();
         let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
         let address = listener.local_addr()?;
-        let options = ServerOptions { config: Some(config), ..ServerOptions::default() };
+        let options =
+            ServerOptions { config: Some(config), experiments: Some(experiments), ..ServerOptions::default() };
         let router = selvedge_http::router(engine.clone(), options);
         let serving = tokio::spawn(async move {
             let never = std::future::pending::<()>();

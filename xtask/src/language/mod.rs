@@ -20,9 +20,11 @@ struct Phone {
 }
 
 impl Phone {
-    /// Two tests of the storefront's server with this phone: on a bad link, and killed in the middle of a callback.
+    /// Two tests of the storefront's server with this phone: on a bad link, and killed in the middle of a callback. In both,
+    /// shoppers come to the paywall at the end.
     fn test(&self) -> Result<Count> {
-        let mut count = self.story("every order is charged once", &[], &[])?;
+        let mut count =
+            self.story("every order is charged once, and the report has every shopper and cent", &[], &[])?;
         let database = format!("storefront-{}.db", std::process::id());
         let named = self.inside.join(&database).display().to_string();
         count += self.story("a phone killed while it sends loses no order", &["--kill"], &["--database", &named])?;

@@ -1,17 +1,22 @@
 import Foundation
 import Selvedge
 
-/// The phone's half of the storefront: `storefront --server URL [--orders N] [--drop-rate SHARE] [--model FILE]
-/// [--database FILE]`.
+private let usage = """
+    usage: storefront --server URL [--orders N] [--drop-rate SHARE] [--shoppers N --trusted-key ID=HEX] [--model FILE] \
+    [--database FILE]
+
+    """
+
+/// The phone's half of the storefront: orders, and then shoppers at a paywall.
 ///
-/// Prints `submitted KEY TRACE_ID` for each order once it is written down, and at its end its counts as JSON.
+/// Prints `submitted KEY TRACE_ID` for each order once it is written down, and at its end its counts as JSON. It ends with an
+/// error when the server's report does not tell of the people and the money that it knows of.
 @main
 struct Storefront {
     static func main() async throws {
         let options = Options(CommandLine.arguments.dropFirst())
         guard let server = options["server"].flatMap(URL.init) else {
-            FileHandle.standardError.write(
-                Data("usage: storefront --server URL [--orders N] [--drop-rate SHARE] [--model FILE] [--database FILE]\n".utf8))
+            FileHandle.standardError.write(Data(usage.utf8))
             exit(2)
         }
         let folder = FileManager.default.temporaryDirectory.appendingPathComponent("storefront-\(UUID().uuidString)")
@@ -20,7 +25,8 @@ struct Storefront {
 
         let models = options["model"].map { [ModelConfig(path: $0)] } ?? []
         let engine = try await Engine(
-            database: options["database"] ?? folder.appendingPathComponent("phone.db").path, models: models)
+            database: options["database"] ?? folder.appendingPathComponent("phone.db").path, models: models,
+            experiments: placements(trustedKey: options["trusted-key"]))
         if !models.isEmpty { try await ask(engine, "Which tea has less caffeine, green or black? Answer in one sentence.") }
 
         let orders = options["orders"].flatMap(Int.init) ?? 20
@@ -37,14 +43,18 @@ struct Storefront {
             FileHandle.standardOutput.write(Data("submitted \(submitted.key) \(trace)\n".utf8))
         }
 
-        let link = BadLink(URLSessionTransport(server: server), dropRate: options["drop-rate"].flatMap(Double.init) ?? 0.3)
+        let network = URLSessionTransport(server: server)
+        let link = BadLink(network, dropRate: options["drop-rate"].flatMap(Double.init) ?? 0.3)
         let relay = Task { try await engine.relay(link) }
         while try await !engine.intents(IntentFilter(state: .pending)).items.isEmpty {
             try await Task.sleep(nanoseconds: 20_000_000)
         }
         relay.cancel()
         _ = await relay.result
-        print(String(decoding: try JSONEncoder().encode(await link.counts), as: UTF8.self))
+        let shoppers = options["shoppers"].flatMap(Int.init) ?? 0
+        let account = shoppers > 0 ? try await Account.of(shoppers, on: engine, over: link, judgedBy: network) : nil
+        let counts = await link.counts
+        print(String(decoding: try JSONEncoder().encode(Counts(counts, account)), as: UTF8.self))
     }
 
     private static func ask(_ engine: Engine, _ question: String) async throws {
@@ -58,6 +68,18 @@ struct Storefront {
     }
 }
 
+/// What is printed at the end.
+private struct Counts: Encodable {
+    let attempts: Int
+    let drops: Int
+    let repeats: Int
+    let paywall: Account?
+
+    init(_ link: BadLink.Counts, _ paywall: Account?) {
+        (attempts, drops, repeats, self.paywall) = (link.attempts, link.drops, link.repeats, paywall)
+    }
+}
+
 private struct Order: Encodable {
     let item: String
     let cents: UInt64
@@ -65,7 +87,7 @@ private struct Order: Encodable {
 
 /// A link as bad as a train ride: it drops, delays and repeats, and counts what it did.
 private actor BadLink: HTTPTransport {
-    struct Counts: Encodable {
+    struct Counts {
         var attempts = 0
         var drops = 0
         var repeats = 0

@@ -25,10 +25,11 @@ h3 { font-size: 1.05rem; margin: 0; } a { color: var(--link); }
 .soft { color: var(--soft); } .bad { color: var(--bad); } .good { color: var(--good); }
 section { border: 1px solid var(--line); border-radius: .5rem; padding: .8rem 1rem; margin: 1rem 0; }
 ol { padding-left: 1.4rem; margin: .6rem 0 0; } li { margin-top: .6rem; } p { margin: .4rem 0; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+.wide { overflow-x: auto; } table { overflow-wrap: normal; border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; vertical-align: top; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); }
 th { white-space: nowrap; }
 code { font: .85em ui-monospace, monospace; background: var(--card); padding: .1rem .3rem; border-radius: .25rem; }
+td code { display: inline-block; min-width: 10rem; overflow-wrap: anywhere; }
 ";
 
 pub(super) fn write(overview: &Overview) -> String {
@@ -120,7 +121,7 @@ fn card(placement: &Placement, out: &mut String) {
     if placement.shows_nothing {
         out.push_str("<p>Shows nothing by default.</p>\n");
     } else {
-        let _ = writeln!(out, "<p>By default {}</p>", code(&placement.default));
+        let _ = writeln!(out, "<p>Shows {} by default.</p>", code(&placement.default));
     }
     if !placement.rules.is_empty() {
         out.push_str("<ol>\n");

@@ -1,7 +1,8 @@
 /**
- * The phone's half of the storefront: `--server URL [--orders N] [--drop-rate SHARE] [--model FILE] [--database FILE]`.
+ * The phone's half of the storefront: orders, and then shoppers at a paywall. [USAGE] names its arguments.
  *
- * Prints `submitted KEY TRACE_ID` for each order once it is written down, and at its end its counts as JSON.
+ * Prints `submitted KEY TRACE_ID` for each order once it is written down, and at its end its counts as JSON. It ends with an
+ * error when the server's report does not tell of the people and the money that it knows of.
  */
 package dev.selvedge.storefront
 
@@ -20,10 +21,15 @@ import dev.selvedge.ffi.IntentState
 import dev.selvedge.okhttp.OkHttpTransport
 import kotlinx.coroutines.Dispatchers
 import kotlinx.coroutines.cancelAndJoin
+import kotlinx.coroutines.coroutineScope
 import kotlinx.coroutines.delay
 import kotlinx.coroutines.flow.fold
 import kotlinx.coroutines.launch
 import kotlinx.coroutines.runBlocking
+import kotlinx.serialization.json.buildJsonObject
+import kotlinx.serialization.json.put
+import kotlinx.serialization.json.putJsonObject
+import java.io.File
 import java.nio.file.Files
 import java.util.UUID
 import java.util.concurrent.atomic.AtomicInteger
@@ -31,6 +37,9 @@ import kotlin.random.Random
 import kotlin.system.exitProcess
 
 private val GOODS = listOf("green tea" to 450, "black tea" to 390, "tea pot" to 2900, "cup" to 850)
+private const val USAGE =
+    "usage: storefront --server URL [--orders N] [--drop-rate SHARE] [--shoppers N --trusted-key ID=HEX] [--model FILE] " +
+        "[--database FILE]"
 private const val QUESTION = "Which tea has less caffeine, green or black? Answer in one sentence."
 
 fun main(arguments: Array<String>) {
@@ -38,28 +47,59 @@ fun main(arguments: Array<String>) {
     val options = pairs.associate { (name, value) -> name.removePrefix("--") to value }
     val server =
         options["server"] ?: run {
-            System.err.println("usage: storefront --server URL [--orders N] [--drop-rate SHARE] [--model FILE] [--database FILE]")
+            System.err.println(USAGE)
             exitProcess(2)
         }
     val folder = Files.createTempDirectory("storefront").toFile()
-    try {
-        runBlocking(Dispatchers.Default) {
-            val models = listOfNotNull(options["model"]?.let { ModelConfig(it) })
-            Engine.open(options["database"] ?: folder.resolve("phone.db").path, models).use { engine ->
-                if (models.isNotEmpty()) ask(engine)
-                repeat(options["orders"]?.toInt() ?: 20) { order(engine, it) }
-                val link = BadLink(OkHttpTransport(server), options["drop-rate"]?.toDouble() ?: 0.3)
-                val relay = launch { engine.relay(link) }
-                while (engine.intents(IntentFilter(state = IntentState.PENDING)).items.isNotEmpty()) delay(20)
-                relay.cancelAndJoin()
-                println("""{"attempts":${link.attempts},"drops":${link.drops},"repeats":${link.repeats}}""")
-            }
+    val status =
+        try {
+            runBlocking(Dispatchers.Default) { story(server, options, folder) }
+            0
+        } catch (error: Exception) {
+            System.err.println(error.stackTraceToString())
+            1
+        } finally {
+            folder.deleteRecursively()
         }
-    } finally {
-        folder.deleteRecursively()
-    }
     // OkHttp's threads would keep the process for a minute.
-    exitProcess(0)
+    exitProcess(status)
+}
+
+private suspend fun story(
+    server: String,
+    options: Map<String, String>,
+    folder: File,
+) = coroutineScope {
+    val models = listOfNotNull(options["model"]?.let { ModelConfig(it) })
+    val database = options["database"] ?: folder.resolve("phone.db").path
+    Engine.open(database, models, experiments = placements(options["trusted-key"])).use { engine ->
+        if (models.isNotEmpty()) ask(engine)
+        repeat(options["orders"]?.toInt() ?: 20) { order(engine, it) }
+        val network = OkHttpTransport(server)
+        val link = BadLink(network, options["drop-rate"]?.toDouble() ?: 0.3)
+        val relay = launch { engine.relay(link) }
+        while (engine.intents(IntentFilter(state = IntentState.PENDING)).items.isNotEmpty()) delay(20)
+        relay.cancelAndJoin()
+        val shoppers = options["shoppers"]?.toInt() ?: 0
+        val account = if (shoppers > 0) paywall(engine, link, network, shoppers) else null
+        println(counts(link, account))
+    }
+}
+
+private fun counts(
+    link: BadLink,
+    account: Account?,
+) = buildJsonObject {
+    put("attempts", link.attempts.get())
+    put("drops", link.drops.get())
+    put("repeats", link.repeats.get())
+    if (account != null) {
+        putJsonObject("paywall") {
+            put("shoppers", account.shoppers)
+            put("paid", account.paid)
+            putJsonObject("events") { account.events.forEach { (name, count) -> put(name, count) } }
+        }
+    }
 }
 
 private suspend fun ask(engine: Engine) {
