@@ -75,7 +75,7 @@ struct Properties {
 /// Further accounts on the device are users of their own.
 ///
 /// The impressions are read first, to know whose devices are whose, and then all facts, once. It holds each exposed user in
-/// memory, about 200 bytes, each device with its account, and a page of facts; with past revenue, also whoever has paid.
+/// memory, about 300 bytes, each device with its account, and a page of facts; with past revenue, also whoever has paid.
 ///
 /// # Errors
 /// `NotFound` when nobody was exposed; `InvalidInput` for several currencies, and for a refund when those are refused;
