@@ -91,6 +91,7 @@ fn options(config: &Config, metrics: Metrics) -> Result<ServerOptions> {
         ceiling: config.store.ceiling(),
         batch: batch_options(config),
         config: None,
+        experiments: None,
         metrics: Some(metrics),
     })
 }
