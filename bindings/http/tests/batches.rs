@@ -280,19 +280,19 @@ async fn answers(batches: &Batches, cx: &Context, batch: &BatchObject) -> BTreeM
 
 /// The same requests answered in one go and by a worker that is told to end again and again.
 async fn interrupted(store: impl Store + 'static) {
-    const REQUESTS: usize = 40;
+    const REQUESTS: usize = 20;
     let engine = Engine::builder().store(store).scheduler(Priority::new(4, 8)).model(ToyModel::new(4_096)).build();
     let options = BatchOptions { checkpoint_tokens: 8, ..BatchOptions::default() };
     let batches = Batches::new(engine, options);
     let cx = Context::new().with_tenant("acme");
-    let whole = submit(&batches, &cx, REQUESTS, 2_000).await;
+    let whole = submit(&batches, &cx, REQUESTS, 200).await;
     let over = async |id: &str| batches.batch(&cx, id).await.unwrap().status.is_final();
     work(&batches, async || over(&whole).await).await;
     let whole = batches.batch(&cx, &whole).await.unwrap();
     let expected = answers(&batches, &cx, &whole).await;
     assert_eq!((whole.status, expected.len(), whole.resumed.requests), (Status::Completed, REQUESTS, 0));
 
-    let cut = submit(&batches, &cx, REQUESTS, 2_000).await;
+    let cut = submit(&batches, &cx, REQUESTS, 200).await;
     let mut interruptions = 0;
     while !over(&cut).await {
         let mut looks = 0;
@@ -312,7 +312,7 @@ async fn interrupted(store: impl Store + 'static) {
     );
     assert_eq!(answers(&batches, &cx, &cut).await, expected);
 
-    let cancelled = submit(&batches, &cx, REQUESTS, 2_000).await;
+    let cancelled = submit(&batches, &cx, REQUESTS, 200).await;
     batches.cancel(&cx, &cancelled).await.unwrap();
     work(&batches, async || over(&cancelled).await).await;
     assert_eq!(batches.batch(&cx, &cancelled).await.unwrap().status, Status::Cancelled);

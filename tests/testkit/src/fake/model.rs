@@ -97,7 +97,6 @@ struct Running {
     limit: usize,
     sampling: Sampling,
     stop: Vec<String>,
-    random: fastrand::Rng,
     /// Text that may be the beginning of a stop text.
     held: String,
     usage: Usage,
@@ -107,7 +106,7 @@ struct Running {
 impl Running {
     fn step(&mut self) -> Result<Chunk> {
         self.cx.check("toy.generate")?;
-        if self.added == self.limit {
+        if self.added >= self.limit {
             if !self.held.is_empty() {
                 return Ok(Chunk::Tokens { symbols: Vec::new(), text: std::mem::take(&mut self.held) });
             }
@@ -124,11 +123,26 @@ impl Running {
     }
 
     fn letter(&mut self) -> Symbol {
-        let symbol = ToyModel::next(&self.context, &self.sampling, &mut self.random);
+        // A draw goes by the seed and the number of the symbol, so that an answer can be gone on with.
+        let mut random = fastrand::Rng::with_seed(u64::from(self.sampling.seed) << 32 | self.added as u64);
+        let symbol = ToyModel::next(&self.context, &self.sampling, &mut random);
+        self.add(symbol);
+        symbol
+    }
+
+    fn add(&mut self, symbol: Symbol) {
         self.context.push(symbol);
         self.added += 1;
         self.usage.completion_tokens += 1;
-        symbol
+    }
+
+    /// Takes over what another run has added and shown.
+    fn go_on(&mut self, begun: &[Symbol]) {
+        for symbol in begun {
+            self.add(*symbol);
+            self.held.push(char::from(ALPHABET[*symbol as usize]));
+            let _shown = self.sure();
+        }
     }
 
     /// The text that no stop text can begin with any more.
@@ -194,18 +208,21 @@ impl Inference for ToyModel {
         }
         let prompt = symbols(request.prompt);
         self.room("toy.generate", &prompt)?;
-        let running = Running {
+        if !request.begun.is_empty() {
+            self.room("toy.generate", &request.begun)?;
+        }
+        let mut running = Running {
             cx: cx.clone(),
             limit: request.max_tokens.min(self.context_length - prompt.len()),
             usage: Usage { prompt_tokens: prompt.len(), ..Usage::default() },
             context: prompt,
             added: 0,
-            random: fastrand::Rng::with_seed(request.sampling.seed.into()),
             sampling: request.sampling,
             stop: request.stop,
             held: String::new(),
             ended: false,
         };
+        running.go_on(&request.begun);
         Ok(Generation::new(stream::unfold(running, |mut running| async move {
             if running.ended {
                 return None;

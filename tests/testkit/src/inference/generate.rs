@@ -19,6 +19,7 @@ cases! {
     a_stop_text_that_does_not_occur_changes_nothing: "A stop text that does not occur leaves the answer as it is, to its last character.",
     an_empty_stop_text_is_refused: "An empty stop text is `InvalidInput`.",
     tokens_are_counted: "The usage counts the prompt's symbols as `encode` gives them, and the symbols added.",
+    an_answer_that_was_begun_goes_on: "What was begun of an answer is not streamed again, counts towards `max_tokens`, and the rest is that of an unbroken run, greedy or sampled.",
     answers_at_one_moment_are_those_alone: "Requests that run at one moment each get the answer they would get alone.",
 }
 
@@ -166,6 +167,23 @@ async fn tokens_are_counted(bed: &Bed) -> Checked {
     let symbols = bed.encode(STORY).await?;
     let answer = bed.answer(Generate::new(Prompt::Symbols(symbols.clone())).max_tokens(1)).await?;
     same!(answer.usage.prompt_tokens, symbols.len(), "symbols of a prompt of symbols");
+    Ok(())
+}
+
+async fn an_answer_that_was_begun_goes_on(bed: &Bed) -> Checked {
+    bed.generates()?;
+    for sampling in [Sampling::GREEDY, Sampling { temperature: 0.9, seed: 5, ..Sampling::GREEDY }] {
+        let request = || story(10).sampling(sampling);
+        let whole = bed.answer(request()).await?.symbols;
+        for cut in [1, whole.len() / 2, whole.len() - 1] {
+            let (begun, rest) = whole.split_at(cut);
+            let added = bed.answer(request().begun(begun.to_vec())).await?.symbols;
+            same!(added, rest, "after {cut} of {} symbols", whole.len());
+        }
+    }
+    let begun = bed.answer(story(10)).await?.symbols;
+    let over = bed.answer(story(begun.len()).begun(begun)).await?;
+    same!((over.symbols.len(), over.reason), (0, Some(StopReason::MaxTokens)), "nothing is left to add");
     Ok(())
 }
 

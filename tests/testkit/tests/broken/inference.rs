@@ -23,6 +23,7 @@ enum Flaw {
     ChunkLost,
     PretendsNoEmbed,
     UnlikelyFirst,
+    BegunForgotten,
 }
 
 #[derive(Debug)]
@@ -63,6 +64,7 @@ impl Inference for Broken {
             (Flaw::SeedIgnored, Generate { sampling: Sampling { seed, .. }, .. }) => *seed = fastrand::u32(..),
             (Flaw::OneTooMany, Generate { max_tokens, .. }) => *max_tokens += 1,
             (Flaw::LongPromptsCut, Generate { prompt: Prompt::Symbols(symbols), .. }) => symbols.truncate(room),
+            (Flaw::BegunForgotten, Generate { begun, .. }) => begun.clear(),
             _ => (),
         }
         let flaw = self.flaw;
@@ -102,7 +104,8 @@ macro_rules! mutants {
 
 mutants! {
     an_ignored_stop_text_is_found: StopIgnored, "generate::a_stop_text_ends_the_answer", ["generate::a_stop_text"];
-    an_ignored_seed_is_found: SeedIgnored, "generate::a_seed_decides_what_is_sampled", ["generate::a_seed"];
+    an_ignored_seed_is_found: SeedIgnored, "generate::a_seed_decides_what_is_sampled",
+        ["generate::a_seed", "generate::an_answer_that_was_begun"];
     an_ignored_cancel_is_found: CancelIgnored, "limits::cancelling_stops_between_symbols",
         ["limits::cancelling", "limits::a_deadline"];
     a_symbol_too_many_is_found: OneTooMany, "limits::an_answer_has_at_most_max_tokens", ["limits", "generate", "prompt"];
@@ -111,6 +114,8 @@ mutants! {
     a_prompt_cut_in_silence_is_found: LongPromptsCut, "limits::a_prompt_that_is_too_long_is_refused", ["limits"];
     a_lost_chunk_is_found: ChunkLost, "generate::tokens_are_counted", ["generate", "prompt", "limits"];
     a_false_capability_is_found: PretendsNoEmbed, "limits::what_it_cannot_do_is_unsupported", ["limits::what"];
+    a_forgotten_beginning_is_found: BegunForgotten, "generate::an_answer_that_was_begun_goes_on",
+        ["generate::an_answer_that_was_begun"];
     candidates_upside_down_are_found: UnlikelyFirst, "prompt::a_prediction_is_a_distribution",
         ["prompt::a_prediction", "generate::greedy_takes"];
 }
