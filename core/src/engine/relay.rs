@@ -125,10 +125,12 @@ impl Engine {
                     Err(error) => outcome = Err(error),
                 }
             }
+            // Once no more is taken no hint matters; and those of a Store that was closed have ended, so they are not asked again.
+            let open = outcome.is_ok();
             let hint = async {
                 match &mut hints {
-                    Some(hints) => drop(crate::clock::within(&**self.clock(), POLL, hints.next()).await),
-                    None => std::future::pending().await,
+                    Some(hints) if open => drop(crate::clock::within(&**self.clock(), POLL, hints.next()).await),
+                    _ => std::future::pending().await,
                 }
             };
             let mut ended = match select(running.next(), pin!(hint)).await {

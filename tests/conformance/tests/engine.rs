@@ -219,6 +219,24 @@ async fn a_delivery_that_hangs_holds_up_no_other_aggregate() {
     );
 }
 
+/// Its hints have ended then, and asking for more of them would be a panic.
+#[tokio::test]
+async fn a_relay_waits_for_a_delivery_though_its_store_was_closed() {
+    let (engine, store, _folder) = engine();
+    let (sink, stop) = (HangsOnce::default(), CancelToken::new());
+    let cx = Context::new().with_cancel(stop.clone());
+    let both = Commit::new().emit(Event::new("stuck", "t", "{}")).emit(Event::new("order/1", "t", "{}"));
+    store.commit(&Context::new(), both).await.unwrap();
+    let story = async {
+        until("the other arrives", || async { sink.0.0.lock().unwrap().len() == 1 }).await;
+        store.close().await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        stop.cancel();
+    };
+    let (report, ()) = tokio::join!(engine.relay(&cx, &sink), story);
+    assert!(report.is_ok(), "it was cancelled: {report:?}");
+}
+
 type Handled = BoxFuture<'static, Result<JobOutcome>>;
 
 /// Runs a worker with `handler` until `done` says so, then drains it.

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Options {
     /// How much: worker kills of `queue` (default 1000), requests of `idempotency` (default 100000), kills and freezes of `batch`
-    /// (default 50).
+    /// (default 100).
     #[arg(long)]
     pub(crate) rounds: Option<u64>,
     /// Stops injecting after so many seconds.
