@@ -1,19 +1,19 @@
 use std::{
     future::Future,
     panic::AssertUnwindSafe,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
-use selvedge::{CancelToken, Context, Error, ErrorKind, experiments::Experiments, sqlite::SqliteStore};
-use tokio::runtime::Runtime;
+use selvedge::{BoxFuture, CancelToken, Context, Error, ErrorKind, experiments::Experiments, sqlite::SqliteStore};
+use tokio::{runtime::Runtime, task::JoinHandle};
 use tracing::instrument::WithSubscriber;
 
 use crate::{
     alive::{Alive, ENGINES},
     call::{Call, CancelHandle},
     config::{EngineConfig, Opened},
-    error::{EngineError, Outcome, guarded, internal, panicked},
+    error::{Outcome, guarded, internal, panicked},
     hosts::{HostedClock, Hosts},
     log,
 };
@@ -280,7 +280,7 @@ impl Running {
         call: Call,
         cancel: Option<&CancelHandle>,
         work: impl FnOnce(Arc<Self>, Context) -> F,
-    ) -> Outcome<Task<Outcome<T>>>
+    ) -> Outcome<Task<T>>
     where
         T: Send + 'static,
         F: Future<Output = Outcome<T>> + Send + 'static,
@@ -289,6 +289,23 @@ impl Running {
         let cx = call.context(token.clone())?;
         let deadline = cx.remaining();
         let work = work(self.clone(), cx);
+        let answer = Arc::new(Mutex::new(None));
+        let kept = answer.clone();
+        let work = async move {
+            *kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(work.await?);
+            Ok(())
+        };
+        Ok(Task { handle: self.spawn(operation, token, deadline, Box::pin(work))?, answer })
+    }
+
+    /// What a task is made of does not depend on what it answers, so that it is in the library once, and not once a call.
+    fn spawn(
+        &self,
+        operation: &'static str,
+        token: CancelToken,
+        deadline: Option<Duration>,
+        work: BoxFuture<'static, Outcome<()>>,
+    ) -> Outcome<JoinHandle<Outcome<()>>> {
         let closing = self.closing.clone();
         let bounded = async move {
             let limited = async {
@@ -306,23 +323,28 @@ impl Running {
             }
         };
         let handle = self.runtime.handle().ok_or_else(closed)?;
-        Ok(Task(handle.spawn(bounded.with_subscriber(self.log.clone()))))
+        Ok(handle.spawn(bounded.with_subscriber(self.log.clone())))
     }
 }
 
 /// A task that ends when nobody waits for it any more.
-pub(crate) struct Task<T>(tokio::task::JoinHandle<T>);
+pub(crate) struct Task<T> {
+    handle: JoinHandle<Outcome<()>>,
+    answer: Arc<Mutex<Option<T>>>,
+}
 
-impl<T> Task<Outcome<T>> {
+impl<T> Task<T> {
     /// Waits for what the task has to say. May be dropped and asked again, until it has answered.
     pub(crate) async fn outcome(&mut self, operation: &'static str) -> Outcome<T> {
-        (&mut self.0).await.map_err(|error| EngineError::from(joined(operation, error)))?
+        (&mut self.handle).await.map_err(|error| joined(operation, error))??;
+        let answer = self.answer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        answer.ok_or_else(|| internal(operation, "the task has answered before").into())
     }
 }
 
 impl<T> Drop for Task<T> {
     fn drop(&mut self) {
-        self.0.abort();
+        self.handle.abort();
     }
 }
 

@@ -23,7 +23,7 @@ pub(crate) struct Pulled<S> {
 }
 
 enum State<S> {
-    Opening(Task<Outcome<S>>),
+    Opening(Task<S>),
     Open(S),
     Ended,
 }

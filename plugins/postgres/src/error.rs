@@ -54,9 +54,15 @@ pub(crate) fn from_sql(operation: &'static str, error: Sql) -> Error {
         SqlState::QUERY_CANCELED => {
             (ErrorKind::DeadlineExceeded, "the server stopped a statement that took too long", "look at its timeouts")
         }
-        _ => (ErrorKind::Internal, "PostgreSQL refused a statement", "please report this with the text of the error"),
+        _ => (ErrorKind::Internal, "PostgreSQL refused a statement", "please report this with what the server said"),
     };
-    Error::new(kind, operation, message).advise(advice).caused_by(error)
+    let refused = Error::new(kind, operation, message).advise(advice);
+    // What the server says is not in the text of the driver's error.
+    let refused = match error.as_db_error() {
+        Some(told) => refused.with("code", told.code().code()).with("server", told.message()),
+        None => refused,
+    };
+    refused.caused_by(error)
 }
 
 /// Whether the server, or a pool before it, ends the connection with this. PgBouncer has the class 08 for a server it lost.
@@ -113,6 +119,7 @@ pub(crate) fn is_refused(error: &Error) -> bool {
 /// The same error, for each of those whose work was done together.
 pub(crate) fn copy(error: &Error) -> Error {
     let mut copy = Error::new(error.kind(), error.operation(), error.message()).retry(error.retryable());
+    copy = error.context().iter().fold(copy, |copy, (name, value)| copy.with(name, value));
     if let Some(advice) = error.advice() {
         copy = copy.advise(advice);
     }

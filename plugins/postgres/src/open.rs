@@ -279,8 +279,10 @@ async fn migrate(connections: &Connections, create: bool) -> Result<String> {
 
 /// The schema's version: 0 when there is none.
 async fn schema_version(db: &Db<'_>) -> Result<u32> {
-    let known = "SELECT to_regclass('selvedge.meta') IS NOT NULL";
-    if !db.one(known, &[], |row| get::<bool>(row, 0)).await?.unwrap_or(false) {
+    // Not by `to_regclass`: within a transaction it answers from what the session remembers of the catalogue, and there the
+    // tables that another process has just committed may still be missing.
+    let known = "SELECT 1 FROM pg_class WHERE relname = 'meta' AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)";
+    if db.one(known, params![db.schema.name()], |_| Ok(())).await?.is_none() {
         return Ok(0);
     }
     let sql = "SELECT value FROM selvedge.meta WHERE name = 'schema'";

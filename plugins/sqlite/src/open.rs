@@ -139,10 +139,10 @@ impl Builder {
 
         let clock = Arc::new(StoreClock::new(self.clock.clone()));
         settle_clock(&conn, &clock)?;
-        let mut readers = Vec::new();
-        for _ in 0..READERS {
-            readers.push(self.connect(OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?);
-        }
+        let reader = || self.connect(OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX);
+        let readers = (0..READERS).map(|_| reader()).collect::<Result<_>>()?;
+        let here = reader()?;
+        here.busy_timeout(Duration::ZERO).map_err(failed)?;
         let hub = Arc::new(Hub::default());
         let mut log = self.path.clone().into_os_string();
         log.push("-wal");
@@ -154,7 +154,7 @@ impl Builder {
             log_limit: LOG_LIMIT,
             busy_timeout: self.busy_timeout,
         };
-        SqliteStore::start(self.path.clone(), self.durability, conn, room, readers, config)
+        SqliteStore::start(self.path.clone(), self.durability, conn, room, readers, here, config)
     }
 
     fn connect(&self, flags: OpenFlags) -> Result<Connection> {

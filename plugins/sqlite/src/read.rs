@@ -25,9 +25,9 @@ fn read_error(error: rusqlite::Error) -> Error {
 }
 
 /// Answers every query but `Info`, which the Store itself knows.
-pub(crate) fn read(conn: &Connection, query: Query, now: Timestamp) -> Result<Rows> {
+pub(crate) fn read(conn: &Connection, query: &Query, now: Timestamp) -> Result<Rows> {
     Ok(match query {
-        Query::Jobs(filter) => Rows::Jobs(jobs(conn, &filter)?),
+        Query::Jobs(filter) => Rows::Jobs(jobs(conn, filter)?),
         Query::Job(id) => {
             let sql = format!("{JOBS} {OF_JOB} WHERE job.id = ?1");
             Rows::Jobs(Page { items: all(conn, &sql, [id.0], job)?, next: None })
@@ -40,12 +40,12 @@ pub(crate) fn read(conn: &Connection, query: Query, now: Timestamp) -> Result<Ro
             Rows::Schedules(parsed.collect::<Result<_>>()?)
         }
         Query::Outbox { dead, after, limit } => {
-            let sql = if dead {
+            let sql = if *dead {
                 "SELECT * FROM outbox INDEXED BY outbox_dead WHERE state = 3 AND id > ?1 ORDER BY id LIMIT ?2"
             } else {
                 "SELECT * FROM outbox WHERE id > ?1 ORDER BY id LIMIT ?2"
             };
-            Rows::Outbox(page(conn, sql, &[&after.unwrap_or(0)], limit, event)?)
+            Rows::Outbox(page(conn, sql, &[&after.unwrap_or(0)], *limit, event)?)
         }
         Query::Intents(filter) => {
             let condition = match filter.state {
@@ -66,22 +66,22 @@ pub(crate) fn read(conn: &Connection, query: Query, now: Timestamp) -> Result<Ro
             let sql = "SELECT m.cursor, m.payload, m.published_at FROM topic t JOIN message m ON m.topic = t.id
                        WHERE m.cursor > ?1 AND t.name = ?3 ORDER BY m.cursor LIMIT ?2";
             let message = |row: &Row<'_>| topic::message(row).map(|message| (message.cursor, message));
-            Rows::Messages(page(conn, sql, &[&after, &name], limit, message)?)
+            Rows::Messages(page(conn, sql, &[after, name], *limit, message)?)
         }
         Query::Assignment { subject, experiment } => {
             let sql = "SELECT * FROM assignment WHERE subject = ?1 AND experiment = ?2";
             Rows::Assignment(all(conn, sql, params![subject, experiment], fact::assignment)?.pop())
         }
-        Query::Assignments { subjects } => Rows::Assignments(assignments(conn, &subjects)?),
+        Query::Assignments { subjects } => Rows::Assignments(assignments(conn, subjects)?),
         Query::Facts { name, after, limit } => {
             let view = |row: &Row<'_>| Ok((row.get("id")?, fact::view(row)?));
-            Rows::Facts(match &name {
+            Rows::Facts(match name {
                 Some(name) => {
                     let sql =
                         "SELECT * FROM fact INDEXED BY fact_name WHERE id > ?1 AND name = ?3 ORDER BY id LIMIT ?2";
-                    page(conn, sql, &[&after, name], limit, view)?
+                    page(conn, sql, &[after, name], *limit, view)?
                 }
-                None => page(conn, "SELECT * FROM fact WHERE id > ?1 ORDER BY id LIMIT ?2", &[&after], limit, view)?,
+                None => page(conn, "SELECT * FROM fact WHERE id > ?1 ORDER BY id LIMIT ?2", &[after], *limit, view)?,
             })
         }
         Query::Load => Rows::Load(LoadHistory { now, samples: all(conn, load::SAMPLES, [], load::read)? }),

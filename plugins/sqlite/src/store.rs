@@ -71,10 +71,11 @@ impl SqliteStore {
         conn: Connection,
         room: Option<Room>,
         readers: Vec<Connection>,
+        here: Connection,
         config: WriterConfig,
     ) -> Result<Self> {
         let (clock, hub) = (config.clock.clone(), config.hub.clone());
-        let readers = Arc::new(Readers::start(readers)?);
+        let readers = Arc::new(Readers::start(readers, here)?);
         let writer = Writer::start(conn, config)?;
         Ok(Self(Arc::new(Inner { path, durability, room, clock, hub, readers, writer })))
     }
@@ -200,11 +201,13 @@ impl Store for SqliteStore {
 
     async fn read(&self, cx: &Context, query: Query) -> Result<Rows> {
         let inner = self.0.clone();
-        let read = move |conn: &Connection| match query {
+        let by_key = is_by_key(&query);
+        let read = move |conn: &Connection| match &query {
             Query::Info => inner.info(conn).map(Rows::Info),
             query => read::read(conn, query, inner.clock.now()),
         };
-        self.0.readers.read(cx, "store.read", read).await
+        let readers = &self.0.readers;
+        if by_key { readers.read_here(cx, "store.read", read).await } else { readers.read(cx, "store.read", read).await }
     }
 
     async fn watch(&self, cx: &Context, request: Watch) -> Result<Subscription> {
@@ -238,6 +241,15 @@ impl Store for SqliteStore {
         };
         // Alone, because moving the time in the middle of others' requests would confuse them.
         self.0.writer.write(cx, "store.maintain", Sharing::Alone, work).await
+    }
+}
+
+/// Whether a query reads a handful of rows by their key, however large the tables are.
+fn is_by_key(query: &Query) -> bool {
+    match query {
+        Query::Job(_) | Query::Intent(_) | Query::Assignment { .. } => true,
+        Query::Assignments { subjects } => subjects.len() <= 8,
+        _ => false,
     }
 }
 

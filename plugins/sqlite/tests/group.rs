@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, path::Path, time::Duration};
 use rusqlite::Connection;
 use selvedge_core::{
     Commit, Context, Error, ErrorKind, Store,
-    store::{JobState, LeaseRequest, Limits, NewJob, Op, Outcome, Retry, StoreExt},
+    store::{JobId, JobState, LeaseRequest, Limits, NewJob, Op, Outcome, Query, Retry, Rows, StoreExt},
 };
 use selvedge_sqlite::SqliteStore;
 use support::{assert_same, enqueue, payloads};
@@ -310,7 +310,32 @@ async fn a_closed_store_answers_that_it_is_closed() {
     let store = SqliteStore::open(folder.path().join("app.db")).unwrap();
     let before = enqueue(&store, "q", "before".into());
     store.close().await;
-    let error = before.await.unwrap_err();
-    assert_eq!((error.kind(), error.retryable()), (ErrorKind::Closed, false), "{error}");
-    assert!(error.advice().is_some());
+    // Reads by a key have a connection of their own.
+    let read = store.read(&Context::new(), Query::Job(JobId(1))).await.map(drop);
+    for error in [before.await.unwrap_err(), read.unwrap_err()] {
+        assert_eq!((error.kind(), error.retryable()), (ErrorKind::Closed, false), "{error}");
+        assert!(error.advice().is_some());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_that_read_by_a_key_at_once_see_what_was_committed_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(folder.path().join("app.db")).unwrap();
+    // One of them at a time is served where it asks; the others by the readers.
+    let callers = (0..16).map(|caller| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            let cx = Context::new();
+            for number in 0..50u8 {
+                let job = store.enqueue(&cx, NewJob::new("q", vec![caller, number])).await.unwrap();
+                let Rows::Jobs(found) = store.read(&cx, Query::Job(job.id)).await.unwrap() else { panic!("not jobs") };
+                assert_eq!(found.items.len(), 1, "{caller} {number}");
+                assert_eq!(found.items[0].payload[..], [caller, number]);
+            }
+        })
+    });
+    for caller in callers.collect::<Vec<_>>() {
+        caller.await.unwrap();
+    }
 }

@@ -23,10 +23,22 @@ use crate::{phone::source::Std, place, shell};
 /// The profile of what is packed.
 const PROFILE: &str = "mobile";
 
-/// Builds the library for this machine. Only this crate: the generator's features would come in with the workspace.
-pub(super) fn host(models: bool) -> Result<PathBuf> {
+/// Parts of SQLite that the Store does without; nobody else uses the one inside the library. They are 290 kB.
+const WITHOUT: [&str; 6] =
+    ["FTS3", "FTS3_PARENTHESIS", "FTS5", "RTREE", "DBSTAT_VTAB", "STAT4"];
+
+/// Cargo, about to build the library as one kind only: beside its other kinds cargo leaves out the optimisation over the
+/// whole program. And only this crate: the generator's features would come in with the workspace.
+fn build(kind: &str) -> Command {
     let mut command = place::cargo();
-    command.args(["build", "--profile", PROFILE, "-p", "selvedge-ffi"]);
+    command.args(["rustc", "--profile", PROFILE, "--lib", "-p", "selvedge-ffi", "--crate-type", kind]);
+    command.env("LIBSQLITE3_FLAGS", WITHOUT.map(|part| format!("-USQLITE_ENABLE_{part}")).join(" "));
+    command
+}
+
+/// Builds the library for this machine.
+pub(super) fn host(models: bool) -> Result<PathBuf> {
+    let mut command = build("cdylib");
     if models {
         command.args(["--features", "llama"]);
     }
@@ -39,8 +51,7 @@ pub(super) fn host(models: bool) -> Result<PathBuf> {
 pub(super) fn cross(target: &str, kind: &str, set: impl FnOnce(&mut Command) -> Result<()>) -> Result<PathBuf> {
     let library = Std::of(target)?;
     let folder = place::target()?.join("phones");
-    let mut command = place::cargo();
-    command.args(["rustc", "--profile", PROFILE, "--lib", "-p", "selvedge-ffi", "--crate-type", kind]);
+    let mut command = build(kind);
     command.args(["--target", target, "--target-dir"]).arg(&folder);
     library.apply(&mut command);
     set(&mut command)?;
