@@ -215,6 +215,15 @@ fn principal(key: Option<&ApiKey>, headers: &HeaderMap) -> Result<Principal, Pro
     Ok(Principal { tenant: key.and_then(|key| key.tenant.clone()), class })
 }
 
+/// Refuses the key of a tenant where what is told is everybody's: facts are not divided by tenant.
+pub(crate) fn operators(cx: &Context) -> Result<(), Problem> {
+    let Some(tenant) = cx.tenant() else { return Ok(()) };
+    let error = Error::new(ErrorKind::PermissionDenied, OPERATION, "a tenant's key may not read what is everybody's")
+        .with("tenant", tenant)
+        .advise("use a key that belongs to no tenant");
+    Err(Problem::new(StatusCode::FORBIDDEN, error))
+}
+
 fn unauthorized(message: &str) -> Problem {
     let error = Error::new(ErrorKind::PermissionDenied, OPERATION, message)
         .advise("send `Authorization: Bearer KEY` with a key from the server's configuration");

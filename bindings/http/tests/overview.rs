@@ -86,6 +86,16 @@ fn event(name: &str, number: usize) -> Fact {
     Fact::new(name, format!("user-{number}"), json!({ "number": number }).to_string())
 }
 
+/// Every other person is in the control.
+fn impression((number, who): (usize, &str)) -> Fact {
+    let variant = ["control", "half"][number % 2];
+    let shown = json!({
+        "placement_id": "main_paywall", "variant": variant, "experiment": "depth/1",
+        "cohort": "depth/1:half", "is_exit_offer": false, "shows_nothing": false, "device": null,
+    });
+    Fact::new("paywall_impression", who, shown.to_string())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn placements_are_listed_with_their_rules_and_the_reports_of_their_experiments() {
     let case = start(signed(&payload(), 5_000_000), ServerOptions::default()).await;
@@ -109,16 +119,7 @@ async fn placements_are_listed_with_their_rules_and_the_reports_of_their_experim
     );
 
     // The link leads to the report: with a person in it, there is one.
-    let shown = json!({
-        "placement_id": "main_paywall", "variant": "half", "experiment": "depth/1", "cohort": "depth/1:half",
-        "is_exit_offer": false, "shows_nothing": false, "device": null,
-    });
-    let impressions = ["ada", "bob", "eve", "joe"].into_iter().enumerate().map(|(number, who)| {
-        let mut shown = shown.clone();
-        shown["variant"] = json!(["control", "half"][number % 2]);
-        Fact::new("paywall_impression", who, shown.to_string())
-    });
-    case.record(impressions).await;
+    case.record(["ada", "bob", "eve", "joe"].into_iter().enumerate().map(impression)).await;
     let report = client().get(case.server.url(trial["report"].as_str().unwrap())).send().await.unwrap();
     let (status, report) = json(report).await;
     assert_eq!((status, &report["users"]), (200, &json!(4)), "{report}");
@@ -246,9 +247,40 @@ async fn many_placements_come_in_pages() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_asks_for_a_key_like_its_neighbours() {
-    let keys = vec![ApiKey::secret("operator")];
+    let keys = vec![ApiKey::secret("operator"), ApiKey::secret("app").tenant("acme")];
     let case = start(signed(&payload(), 5), ServerOptions { keys, ..ServerOptions::default() }).await;
-    let url = case.server.url("/v1/placements");
-    assert_eq!(client().get(&url).send().await.unwrap().status(), 401);
-    assert_eq!(client().get(&url).bearer_auth("operator").send().await.unwrap().status(), 200);
+    case.record(["ada", "bob", "eve", "joe"].into_iter().enumerate().map(impression)).await;
+    // What everybody did is not for a tenant; what it is shown is.
+    for (path, tenants) in [
+        ("/v1/placements", 403),
+        ("/v1/experiments/depth%2F1/report", 403),
+        ("/v1/placements/upgrade_nudge?subject=ada", 200),
+    ] {
+        let ask = || client().get(case.server.url(path));
+        assert_eq!(ask().send().await.unwrap().status(), 401, "{path}");
+        assert_eq!(ask().bearer_auth("operator").send().await.unwrap().status(), 200, "{path}");
+        assert_eq!(ask().bearer_auth("app").send().await.unwrap().status(), tenants, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_takes_past_revenue_and_guardrails() {
+    let case = start(signed(&payload(), 5_000_000), ServerOptions::default()).await;
+    case.record(["ada", "bob", "eve", "joe"].into_iter().enumerate().map(impression)).await;
+    case.record(["ada", "joe"].map(|who| Fact::new("crash", who, "{}"))).await;
+    let report = |query: &'static str| {
+        let url = case.server.url(&format!("/v1/experiments/depth%2F1/report{query}"));
+        async move { json(client().get(url).send().await.unwrap()).await }
+    };
+    let (status, plain) = report("").await;
+    assert_eq!((status, &plain["variations"][1]["guardrails"]), (200, &json!([])), "{plain}");
+    let (status, guarded) =
+        report("?past_revenue=true&guardrails=crash:0.05:lower,paywall_impression:0.5:higher").await;
+    let guardrails = &guarded["variations"][1]["guardrails"];
+    assert_eq!((status, guardrails.as_array().map(Vec::len)), (200, Some(2)), "{guarded}");
+    assert_eq!((&guardrails[0]["column"], &guardrails[0]["better"]), (&json!("crash"), &json!("lower")));
+    for wrong in ["?guardrails=crash", "?guardrails=crash:2:lower", "?past_revenue=maybe"] {
+        let (status, problem) = report(wrong).await;
+        assert_eq!((status, &problem["kind"]), (400, &json!("invalid_input")), "{wrong}");
+    }
 }

@@ -207,7 +207,11 @@ impl Store for SqliteStore {
             query => read::read(conn, query, inner.clock.now()),
         };
         let readers = &self.0.readers;
-        if by_key { readers.read_here(cx, "store.read", read).await } else { readers.read(cx, "store.read", read).await }
+        if by_key {
+            readers.read_here(cx, "store.read", read).await
+        } else {
+            readers.read(cx, "store.read", read).await
+        }
     }
 
     async fn watch(&self, cx: &Context, request: Watch) -> Result<Subscription> {

@@ -24,8 +24,7 @@ use crate::{phone::source::Std, place, shell};
 const PROFILE: &str = "mobile";
 
 /// Parts of SQLite that the Store does without; nobody else uses the one inside the library. They are 290 kB.
-const WITHOUT: [&str; 6] =
-    ["FTS3", "FTS3_PARENTHESIS", "FTS5", "RTREE", "DBSTAT_VTAB", "STAT4"];
+const WITHOUT: [&str; 6] = ["FTS3", "FTS3_PARENTHESIS", "FTS5", "RTREE", "DBSTAT_VTAB", "STAT4"];
 
 /// Cargo, about to build the library as one kind only: beside its other kinds cargo leaves out the optimisation over the
 /// whole program. And only this crate: the generator's features would come in with the workspace.

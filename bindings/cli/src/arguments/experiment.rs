@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use selvedge::experiments::analysis::Guardrail;
 
 #[derive(Debug, Args)]
 pub(crate) struct Experiment {
@@ -191,8 +192,8 @@ pub(crate) struct How {
     pub(crate) refunds: RefundsName,
     /// A column, or in a Store the name of a fact, that may get worse by a margin at most, and which way is better:
     /// sessions:0.02:higher
-    #[arg(long = "guardrail", value_name = "COLUMN:MARGIN:WAY", value_parser = guardrail)]
-    pub(crate) guardrails: Vec<GuardrailName>,
+    #[arg(long = "guardrail", value_name = "COLUMN:MARGIN:WAY")]
+    pub(crate) guardrails: Vec<Guardrail>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -299,41 +300,13 @@ fn weight(text: &str) -> Result<(String, f64), String> {
     parts.ok_or_else(|| "write NAME=SHARE, as in control=0.5".into())
 }
 
-/// A column, how much worse it may get, and whether more of it is better.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct GuardrailName {
-    pub(crate) column: String,
-    pub(crate) margin: f64,
-    pub(crate) higher: bool,
-}
-
-fn guardrail(text: &str) -> Result<GuardrailName, String> {
-    let mut parts = text.rsplitn(3, ':');
-    let (way, margin, column) = (parts.next(), parts.next(), parts.next());
-    let higher = match way {
-        Some("higher") => Some(true),
-        Some("lower") => Some(false),
-        _ => None,
-    };
-    let margin = margin.and_then(|margin| margin.parse().ok());
-    match (column.filter(|column| !column.is_empty()), margin, higher) {
-        (Some(column), Some(margin), Some(higher)) => Ok(GuardrailName { column: column.into(), margin, higher }),
-        _ => Err("write COLUMN:MARGIN:WAY, as in sessions:0.02:higher or refunds:0.05:lower".into()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn weights_and_guardrails_are_read() {
+    fn weights_are_read() {
         assert_eq!(weight("a=b=0.5"), Ok(("a=b".into(), 0.5)));
         assert!(weight("a").is_err());
-        let wanted = GuardrailName { column: "refunds".into(), margin: 0.05, higher: false };
-        assert_eq!(guardrail("refunds:0.05:lower"), Ok(wanted));
-        for wrong in ["refunds", "refunds:0.05", ":0.05:lower", "refunds:x:lower", "refunds:0.05:up"] {
-            assert!(guardrail(wrong).is_err(), "{wrong}");
-        }
     }
 }

@@ -14,7 +14,7 @@ use super::{
     AppState,
     format::{self, Format},
 };
-use crate::Problem;
+use crate::{Problem, auth::operators};
 
 const OPERATION: &str = "http.report";
 
@@ -25,6 +25,11 @@ struct Asked {
     control: Option<String>,
     /// Users of each arm that were planned; without it this counts as the only look.
     planned: Option<u64>,
+    /// Whether noise is taken out by what each user paid before the exposure (CUPED).
+    #[serde(default)]
+    past_revenue: bool,
+    /// Facts that may become rarer, or more frequent, by a margin at most: `refund_requested:0.05:lower`, several by commas.
+    guardrails: Option<String>,
     /// `json` or `html`; without it, what the `Accept` header says.
     format: Option<Format>,
 }
@@ -38,9 +43,18 @@ pub(super) async fn report(
 ) -> Result<Response, Problem> {
     let Query(asked) = Query::<Asked>::try_from_uri(&uri)
         .map_err(|error| Problem::bad(OPERATION, format!("the query cannot be read: {}", error.body_text())))?;
+    operators(&cx)?;
     let cx = cx.with_timeout(state.options.timeout);
-    let options =
-        Options { control: asked.control, planned_per_arm: asked.planned, refunds: Refunds::Net, ..Options::default() };
+    let guardrails = asked.guardrails.iter().flat_map(|all| all.split(',')).map(str::parse);
+    let guardrails = guardrails.collect::<Result<_, Error>>()?;
+    let options = Options {
+        control: asked.control,
+        planned_per_arm: asked.planned,
+        refunds: Refunds::Net,
+        past_revenue: asked.past_revenue,
+        guardrails,
+        ..Options::default()
+    };
     let users = input::read_facts(state.engine.store()?, &cx, &experiment, &options).await?;
     // Seconds of arithmetic for millions of users.
     let report = tokio::task::spawn_blocking(move || analyze(users, &options)).await;

@@ -1,8 +1,11 @@
 //! What must not get worse while revenue gets better.
 
+use std::str::FromStr;
+
+use selvedge_core::Error;
 use serde::{Deserialize, Serialize};
 
-use super::{Arm, Effect, normal, test};
+use super::{Arm, Effect, invalid, normal, test};
 
 /// Which way a metric is to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +27,39 @@ pub struct Guardrail {
     pub margin: f64,
     /// Which way it is to go.
     pub better: Better,
+}
+
+/// Reads `COLUMN:MARGIN:WAY`, as command lines and queries have it. A column may hold colons.
+///
+/// ```
+/// use selvedge_experiments::analysis::{Better, Guardrail};
+///
+/// let guardrail: Guardrail = "refunds:0.05:lower".parse()?;
+/// assert_eq!((guardrail.margin, guardrail.better), (0.05, Better::Lower));
+/// # Ok::<(), selvedge_core::Error>(())
+/// ```
+///
+/// # Errors
+/// `InvalidInput` for what is not written so.
+impl FromStr for Guardrail {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let mut parts = text.rsplitn(3, ':');
+        let (way, margin, column) = (parts.next(), parts.next(), parts.next());
+        let better = match way {
+            Some("higher") => Some(Better::Higher),
+            Some("lower") => Some(Better::Lower),
+            _ => None,
+        };
+        let margin = margin.and_then(|margin| margin.parse().ok());
+        match (column.filter(|column| !column.is_empty()), margin, better) {
+            (Some(column), Some(margin), Some(better)) => Ok(Self { column: column.into(), margin, better }),
+            _ => Err(invalid("this is no guardrail")
+                .with("guardrail", text)
+                .advise("write COLUMN:MARGIN:WAY, as in sessions:0.02:higher or refunds:0.05:lower")),
+        }
+    }
 }
 
 /// What became of a guardrail.
@@ -62,6 +98,15 @@ mod tests {
 
     fn arm(mean: f64, n: u64) -> Arm {
         Arm { n, mean, unadjusted: mean, variance: 1.0 }
+    }
+
+    #[test]
+    fn what_is_written_otherwise_is_refused() {
+        let wanted = Guardrail { column: "a:b".into(), margin: 0.02, better: Better::Higher };
+        assert_eq!("a:b:0.02:higher".parse::<Guardrail>().expect("a guardrail"), wanted);
+        for wrong in ["refunds", "refunds:0.05", ":0.05:lower", "refunds:x:lower", "refunds:0.05:up"] {
+            assert!(wrong.parse::<Guardrail>().is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use selvedge::{
     Error, ErrorKind, Result,
-    experiments::analysis::{Better, Correction, Guardrail, Looks, Options, Prior, Refunds, Spending, Variance},
+    experiments::analysis::{Correction, Looks, Options, Prior, Refunds, Spending, Variance},
 };
 
-use crate::arguments::experiment::{CorrectionName, GuardrailName, How, RefundsName, SpendingName, VarianceName};
+use crate::arguments::experiment::{CorrectionName, How, RefundsName, SpendingName, VarianceName};
 
 /// How an experiment is analysed.
 ///
@@ -34,14 +34,9 @@ pub(super) fn options(how: How) -> Result<Options> {
         prior: how.prior.map(|deviation| Prior { mean: 0.0, deviation }),
         winsorise: how.winsorise,
         refunds: refunds(how.refunds),
-        guardrails: how.guardrails.into_iter().map(guardrail).collect(),
+        guardrails: how.guardrails,
         ..Options::default()
     })
-}
-
-fn guardrail(name: GuardrailName) -> Guardrail {
-    let GuardrailName { column, margin, higher } = name;
-    Guardrail { column, margin, better: if higher { Better::Higher } else { Better::Lower } }
 }
 
 pub(super) fn spending(name: SpendingName) -> Spending {

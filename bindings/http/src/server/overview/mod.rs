@@ -24,7 +24,7 @@ use super::{
     config::Served,
     format::{self, Format},
 };
-use crate::Problem;
+use crate::{Problem, auth::operators};
 
 const OPERATION: &str = "http.placements";
 /// Placements of an answer, when nothing else is asked for, and at most.
@@ -112,6 +112,7 @@ pub(super) async fn read(
 ) -> Result<Response, Problem> {
     let Query(asked) = Query::<Asked>::try_from_uri(&uri)
         .map_err(|error| Problem::bad(OPERATION, format!("the query cannot be read: {}", error.body_text())))?;
+    operators(&cx)?;
     let limit = asked.limit.unwrap_or(LIMIT);
     if !(1..=MAX_LIMIT).contains(&limit) {
         return Err(Problem::bad(OPERATION, format!("give a limit from 1 to {MAX_LIMIT}")).param("limit"));
