@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
-use selvedge::experiments::analysis::Guardrail;
 
 #[derive(Debug, Args)]
 pub(crate) struct Experiment {
@@ -193,7 +192,7 @@ pub(crate) struct How {
     /// A column, or in a Store the name of a fact, that may get worse by a margin at most, and which way is better:
     /// sessions:0.02:higher
     #[arg(long = "guardrail", value_name = "COLUMN:MARGIN:WAY")]
-    pub(crate) guardrails: Vec<Guardrail>,
+    pub(crate) guardrails: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

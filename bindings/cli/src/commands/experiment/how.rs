@@ -12,7 +12,7 @@ use crate::arguments::experiment::{CorrectionName, How, RefundsName, SpendingNam
 /// How an experiment is analysed.
 ///
 /// # Errors
-/// `InvalidInput` for a variation with two weights.
+/// `InvalidInput` for a variation with two weights, and for what is no guardrail.
 pub(super) fn options(how: How) -> Result<Options> {
     let mut weights = BTreeMap::new();
     for (name, weight) in how.weights {
@@ -34,7 +34,7 @@ pub(super) fn options(how: How) -> Result<Options> {
         prior: how.prior.map(|deviation| Prior { mean: 0.0, deviation }),
         winsorise: how.winsorise,
         refunds: refunds(how.refunds),
-        guardrails: how.guardrails,
+        guardrails: how.guardrails.iter().map(|guardrail| guardrail.parse()).collect::<Result<_>>()?,
         ..Options::default()
     })
 }
