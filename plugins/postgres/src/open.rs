@@ -279,8 +279,8 @@ async fn migrate(connections: &Connections, create: bool) -> Result<String> {
 
 /// The schema's version: 0 when there is none.
 async fn schema_version(db: &Db<'_>) -> Result<u32> {
-    // Not by `to_regclass`: within a transaction it answers from what the session remembers of the catalogue, and there the
-    // tables that another process has just committed may still be missing.
+    // Not by `to_regclass`, which reads the session's cache of the catalogue and not by the statement's snapshot: of processes
+    // that opened a new schema at once, now and then one created the tables again.
     let known = "SELECT 1 FROM pg_class WHERE relname = 'meta' AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = $1)";
     if db.one(known, params![db.schema.name()], |_| Ok(())).await?.is_none() {
         return Ok(0);
