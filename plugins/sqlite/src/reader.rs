@@ -48,7 +48,7 @@ impl Readers {
         Ok(Self { sender, threads: Mutex::new(threads), here: Mutex::new(Some(here)) })
     }
 
-    /// Reads a few rows by their key on the caller's thread: some 10 µs, unless nobody has read those pages before. When
+    /// Reads a few rows by their key on the caller's thread, which takes less time than waking another (ADR 026). When
     /// somebody else is at it, or the database is busy, one of the threads does it.
     pub(crate) async fn read_here<T: Send + 'static>(
         &self,
