@@ -9,7 +9,7 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::{
     error::{closed, from_sql, is_conflict, is_locked, unanswered},
-    tx::{Db, Flush, Schema, Tx, params},
+    tx::{Db, Flush, Schema, Tx, params, plain_isolation},
     wake::News,
 };
 
@@ -25,17 +25,26 @@ pub(crate) struct Connections {
     pub(crate) runtime: Handle,
     /// For how many days completed jobs are kept.
     pub(crate) history: Option<u32>,
+    /// The server's [default isolation](crate::tx::plain_isolation) will do.
+    pub(crate) plain: bool,
 }
 
 impl Connections {
     pub(crate) fn db<'c>(&'c self, client: &'c Client, operation: &'static str) -> Db<'c> {
         let (given, keep) = (self.given(), self.history.is_some());
-        Db { client, schema: &self.schema, operation, given, alone: None, keep }
+        Db { client, schema: &self.schema, operation, given, alone: None, keep, plain: self.plain }
     }
 
     /// What a test's clock shows.
     pub(crate) fn given(&self) -> Option<i64> {
         self.clock.as_ref().map(|clock| clock.now().0)
+    }
+
+    /// Asks the server what the statements may rely on.
+    pub(crate) async fn learn(&mut self) -> Result<()> {
+        let conn = self.get("postgres.open").await?;
+        self.plain = plain_isolation(&self.db(&conn, "postgres.open")).await?;
+        Ok(())
     }
 
     pub(crate) async fn get(&self, operation: &'static str) -> Result<Object> {

@@ -3,7 +3,7 @@
 //! It is done for the three commits that come in numbers: jobs that are enqueued, completed, and kept. Whoever comes while a
 //! group is on its way waits for the next one, so a lone caller waits for nobody.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use selvedge_core::{
     Commit, Result,
@@ -21,8 +21,10 @@ use crate::{
     wake::{Bell, News},
 };
 
-/// Groups of each kind under way at once: one is written while another is flushed.
-const WIDTH: usize = 2;
+/// Groups of each kind under way at once, where flushes are slow: one is written while another is flushed.
+const WIDTH: u32 = 2;
+/// So long a group waits for the one before. Where that takes less, two at once would only be smaller ones.
+const PATIENCE: Duration = Duration::from_millis(2);
 /// The most jobs, and bytes of payload, of one group; a single commit may have more.
 const MOST: (usize, usize) = (4_000, 8 << 20);
 const OPERATION: &str = "store.commit";
@@ -94,9 +96,11 @@ struct Lane {
 
 impl Lane {
     async fn form(self, mut received: mpsc::UnboundedReceiver<Member>) {
-        let places = Arc::new(Semaphore::new(WIDTH));
+        let places = Arc::new(Semaphore::new(WIDTH as usize));
         while let Some(first) = received.recv().await {
             // Whoever comes until there is a place joins this group.
+            let alone = tokio::time::timeout(PATIENCE, places.acquire_many(WIDTH)).await;
+            drop(alone);
             let Ok(place) = places.clone().acquire_owned().await else { return };
             let (mut jobs, mut bytes) = weight(&first.commit);
             let mut members = vec![first];

@@ -4,7 +4,7 @@
 //! of its queue would walk over all of them, again and again, for as long as one long transaction is open. So a claim begins
 //! where the last one ended, and a look back from the head finds what lies before: jobs of a smaller number that were
 //! committed late, leases that ran out, what other processes added without telling. Whoever adds a job tells its place, and
-//! claims begin there. All of it is a hint: a claim that comes short looks back before it says that nothing is there.
+//! claims begin there. All of it is a hint: a claim that finds nothing looks back before it says so.
 //! (Brandur Leach, "Postgres Job Queues & Failure By MVCC", 2015, has the problem and the idea of a place to begin at.)
 
 use std::{
@@ -50,8 +50,9 @@ struct Queue {
     looked: Option<Moment>,
     /// What the last looks took.
     costs: [Option<Duration>; 3],
-    /// Something changed, and nobody knows where; or the queue has limits, which only a look shows.
+    /// Something changed, and nobody knows where.
     stale: bool,
+    /// The queue has limits.
     limited: bool,
 }
 
@@ -61,6 +62,17 @@ struct Level {
     after: Place,
     /// A job was added here since the last claim began.
     added: Option<Place>,
+}
+
+/// What a look back found.
+#[derive(Debug, Default)]
+pub(crate) struct Look {
+    /// Where the first ready job of each priority is.
+    pub(crate) first: Vec<After>,
+    /// The queues with limits.
+    pub(crate) limited: Vec<String>,
+    /// What it took.
+    pub(crate) cost: Duration,
 }
 
 /// How long ago each queue was looked through, and whether that was before something changed.
@@ -83,9 +95,6 @@ impl Queue {
 
     fn wants_look(&self, short: bool, given: Option<i64>) -> bool {
         let Some(looked) = self.looked else { return true };
-        if self.limited {
-            return true;
-        }
         let dearest = self.costs.iter().flatten().max().copied().unwrap_or_default();
         let period = if self.is_dear() { PERIOD.max(dearest * SHARE) } else { PERIOD };
         ((short || self.stale) && !self.is_dear()) || looked.elapsed(given) >= period
@@ -97,13 +106,19 @@ impl Hints {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether one of the queues has limits, as far as is known.
+    pub(crate) fn has_limits(&self, queues: &[String]) -> bool {
+        let known = self.queues();
+        queues.iter().any(|queue| known.get(queue).is_some_and(|queue| queue.limited))
+    }
+
     /// Whether to look back before a claim (or after one that came `short`).
     pub(crate) fn wants_look(&self, queues: &[String], short: bool, given: Option<i64>) -> bool {
         let known = self.queues();
         queues.iter().any(|queue| known.get(queue).is_none_or(|queue| queue.wants_look(short, given)))
     }
 
-    /// A look back may begin: what is told from now on, it may not see. What [`not_looked`](Self::not_looked) needs.
+    /// A look back begins: what is told from now on, it may not see. What [`not_looked`](Self::not_looked) needs.
     pub(crate) fn look(&self, queues: &[String], given: Option<i64>) -> Before {
         let (mut known, now) = (self.queues(), Moment { real: Instant::now(), given });
         let look = |name: &String| {
@@ -113,7 +128,7 @@ impl Hints {
         Before(queues.iter().map(look).collect())
     }
 
-    /// There was no look after all.
+    /// The look failed.
     pub(crate) fn not_looked(&self, before: Before) {
         let mut known = self.queues();
         for (name, looked, stale) in before.0 {
@@ -124,20 +139,20 @@ impl Hints {
         }
     }
 
-    /// What a look back found: where each priority's first ready job is, and the queues with limits. `cost` is what it took.
-    pub(crate) fn looked(&self, queues: &[String], cost: Duration, first: &[After], limited: &[String]) {
+    /// Claims begin where a look back found something, or where something was added in the meantime.
+    pub(crate) fn looked(&self, queues: &[String], look: &Look) {
         let mut known = self.queues();
         for name in queues {
             let queue = known.entry(name.clone()).or_default();
-            queue.limited = limited.contains(name);
+            queue.limited = look.limited.contains(name);
             queue.costs.rotate_right(1);
-            queue.costs[0] = Some(cost);
+            queue.costs[0] = Some(look.cost);
             // What was added in the meantime stays.
             queue.levels.retain(|_, level| level.added.is_some());
             for level in queue.levels.values_mut() {
                 level.after = level.added.unwrap_or(level.after);
             }
-            for found in first.iter().filter(|found| &found.queue == name) {
+            for found in look.first.iter().filter(|found| &found.queue == name) {
                 let (due, id) = found.place;
                 let before = (due, id.saturating_sub(1));
                 let level = queue.levels.entry(found.priority).or_insert(Level { after: before, added: None });
@@ -208,7 +223,7 @@ mod tests {
 
     fn look(hints: &Hints, queues: &[String], first: &[After]) {
         hints.look(queues, None);
-        hints.looked(queues, Duration::ZERO, first, &[]);
+        hints.looked(queues, &Look { first: first.into(), ..Look::default() });
     }
 
     #[test]
@@ -235,7 +250,7 @@ mod tests {
         // Nor by a look whose snapshot was older.
         hints.look(&queues, None);
         hints.added("q", 0, 6);
-        hints.looked(&queues, Duration::ZERO, &[], &[]);
+        hints.looked(&queues, &Look::default());
         assert_eq!(hints.begin(&queues), [at(0, (6, i64::MIN))]);
     }
 
@@ -244,7 +259,7 @@ mod tests {
         let (hints, queues) = hints();
         let slow = |hints: &Hints| {
             hints.look(&queues, None);
-            hints.looked(&queues, DEAR * 2, &[], &[]);
+            hints.looked(&queues, &Look { cost: DEAR * 2, ..Look::default() });
         };
         slow(&hints);
         slow(&hints);
@@ -258,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_look_that_did_not_take_place_changes_nothing() {
+    fn a_look_that_failed_changes_nothing() {
         let (hints, queues) = hints();
         hints.not_looked(hints.look(&queues, None));
         assert!(hints.wants_look(&queues, false, None), "nothing is known yet");
@@ -278,7 +293,7 @@ mod tests {
     fn by_a_tests_clock_a_second_passes_when_it_says_so() {
         let (hints, queues) = hints();
         hints.look(&queues, Some(5_000_000));
-        hints.looked(&queues, Duration::ZERO, &[at(0, (10, 5))], &[]);
+        hints.looked(&queues, &Look { first: vec![at(0, (10, 5))], ..Look::default() });
         assert!(!hints.wants_look(&queues, false, Some(5_999_999)));
         for moved in [6_000_000, 4_000_000] {
             assert!(hints.wants_look(&queues, false, Some(moved)), "{moved}");
@@ -286,10 +301,15 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_with_limits_is_always_looked_at() {
+    fn that_a_queue_has_limits_is_known_until_a_look_says_otherwise() {
         let (hints, queues) = hints();
+        assert!(!hints.has_limits(&queues));
         hints.look(&queues, None);
-        hints.looked(&queues, Duration::ZERO, &[], &queues);
-        assert!(hints.wants_look(&queues, false, None));
+        hints.looked(&queues, &Look { limited: queues.clone(), ..Look::default() });
+        assert!(hints.has_limits(&queues) && !hints.wants_look(&queues, false, None));
+        hints.changed("q");
+        assert!(hints.wants_look(&queues, false, None), "they may have been lifted");
+        look(&hints, &queues, &[]);
+        assert!(!hints.has_limits(&queues));
     }
 }

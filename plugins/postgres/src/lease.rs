@@ -12,134 +12,118 @@ use selvedge_core::{
 use tokio_postgres::Row;
 
 use crate::{
-    hints::{After, Hints},
+    hints::{After, Hints, Look},
     job,
     tx::{Db, Tx, bytes, count, duration, get, micros, optional_bytes, params, rows, time, trace, words},
 };
 
-/// A claim found less than was asked for, or a limit in its way.
+/// What there was to lease.
 pub(crate) enum Found {
-    /// These are all there is, or as many as were asked for.
+    /// Jobs, in order.
     Jobs(Vec<LeasedJob>),
     /// One of the queues has limits, which only a transaction of several statements keeps.
     Limited,
 }
 
-/// Leases from queues without limits, in one statement: a claim from where the last one ended, and a look back when it comes short.
+/// Leases from queues without limits: a claim from where the last one ended. Only a claim that finds nothing looks back for
+/// more, so whoever waits for a job that was told of does not wait for the look.
 pub(crate) async fn lease(db: &Db<'_>, hints: &Hints, request: &LeaseRequest) -> Result<Found> {
     if request.limit == 0 {
         return Ok(Found::Jobs(Vec::new()));
     }
     let queues = distinct(request);
-    let first = hints.wants_look(&queues, false, db.given);
-    let may = first || hints.wants_look(&queues, true, db.given);
-    // What is told from now on, neither the claim nor the look may see.
-    let begin = hints.begin(&queues);
-    let before = may.then(|| hints.look(&queues, db.given));
-    let (leased, look) = match ask(db, &queues, if first { &[] } else { &begin }, request, first, may).await {
-        Ok(answer) => answer,
-        Err(error) => {
-            before.into_iter().for_each(|before| hints.not_looked(before));
-            return Err(error);
-        }
-    };
-    let [from_hints, from_look] = leased;
-    claimed(hints, &from_hints);
-    match (look, before) {
-        (Some(look), _) => {
-            // Under a test's clock nothing is rationed: what is found must not depend on how busy the machine is.
-            let cost = if db.given.is_some() { Duration::ZERO } else { look.cost };
-            hints.looked(&queues, cost, &look.first, &look.limited);
-            if !look.limited.is_empty() && from_hints.is_empty() {
-                return Ok(Found::Limited);
-            }
-        }
-        // The claim did not come short.
-        (None, Some(before)) => hints.not_looked(before),
-        (None, None) => (),
+    let looked = hints.wants_look(&queues, false, db.given);
+    if looked {
+        look_back(db, hints, &queues).await?;
     }
-    claimed(hints, &from_look);
-    Ok(Found::Jobs(in_order(from_hints.into_iter().chain(from_look).collect())))
+    if hints.has_limits(&queues) {
+        return Ok(Found::Limited);
+    }
+    let mut jobs = claim(db, hints, &queues, request, request.limit).await?;
+    // By a test's clock all that is ready is found, whatever others have told so far.
+    let short = jobs.is_empty() || (db.given.is_some() && jobs.len() < request.limit);
+    if short && !looked && hints.wants_look(&queues, true, db.given) {
+        look_back(db, hints, &queues).await?;
+        if jobs.is_empty() && hints.has_limits(&queues) {
+            return Ok(Found::Limited);
+        }
+        jobs.extend(claim(db, hints, &queues, request, request.limit - jobs.len()).await?);
+    }
+    Ok(Found::Jobs(in_order(jobs)))
 }
 
-fn claimed(hints: &Hints, jobs: &[(i64, LeasedJob)]) {
-    hints.claimed(jobs.iter().map(|(due, job)| (job.queue.as_str(), job.priority, (*due, job.id.0))));
-}
-
-/// What a look back found: the first ready job of each priority from the head of each queue, and the queues with limits.
-#[derive(Default)]
-struct Look {
-    first: Vec<After>,
-    limited: Vec<String>,
-    cost: Duration,
-}
-
-/// A row of the answer.
-enum Told {
-    Job(i64, LeasedJob),
-    First(After),
-    Limited(String),
-    Cost(i64),
-}
-
-type Leased = Vec<(i64, LeasedJob)>;
-
-/// The one statement: what was claimed from the hints and what after a look, and the look if there was one.
-async fn ask(
+/// Leases up to `limit` jobs from where the hints say.
+async fn claim(
     db: &Db<'_>,
+    hints: &Hints,
     queues: &[String],
-    begin: &[After],
     request: &LeaseRequest,
-    first: bool,
-    may: bool,
-) -> Result<([Leased; 2], Option<Look>)> {
-    // They are told apart in a log.
-    let sql = if first {
-        "SELECT * FROM selvedge.lease($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) /* selvedge look-back */"
-    } else {
-        "SELECT * FROM selvedge.lease($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) /* selvedge claim */"
-    };
-    let tokens = [token(), token()];
-    let told = db
+    limit: usize,
+) -> Result<Vec<(i64, LeasedJob)>> {
+    let begin = hints.begin(queues);
+    if begin.is_empty() {
+        return Ok(Vec::new());
+    }
+    let jobs = db
         .all(
-            sql,
+            "SELECT * FROM selvedge.claim($1, $2, $3, $4, $5, $6, $7, $8, $9, false) /* selvedge claim */",
             params![
-                queues.to_vec(),
                 begin.iter().map(|after| after.queue.as_str()).collect::<Vec<_>>(),
                 begin.iter().map(|after| after.priority).collect::<Vec<_>>(),
                 begin.iter().map(|after| after.place.0).collect::<Vec<_>>(),
                 begin.iter().map(|after| after.place.1).collect::<Vec<_>>(),
-                rows(request.limit),
+                rows(limit),
                 micros(request.hold.min(LeaseRequest::MAX_HOLD)),
-                tokens.to_vec(),
+                token(),
                 &*words(&request.owner),
-                first,
-                may,
                 db.given,
             ],
-            told,
+            leased_job,
         )
         .await?;
-    let (mut leased, mut look) = ([Vec::new(), Vec::new()], Look::default());
-    let mut looked = false;
-    for told in told {
-        match told {
-            Told::Job(due, job) => leased[usize::from(job.lease.token == tokens[1])].push((due, job)),
-            Told::First(after) => look.first.push(after),
-            Told::Limited(queue) => look.limited.push(queue),
-            Told::Cost(cost) => (look.cost, looked) = (duration(cost), true),
-        }
-    }
-    Ok((leased, looked.then_some(look)))
+    hints.claimed(jobs.iter().map(|(due, job)| (job.queue.as_str(), job.priority, (*due, job.id.0))));
+    Ok(jobs)
 }
 
-fn told(row: &Row) -> Result<Told> {
-    if get::<Option<i64>>(row, "token")?.is_some() {
-        return leased_job(row).map(|(due, job)| Told::Job(due, job));
+/// Looks through the queues from their heads, for the hints' sake.
+async fn look_back(db: &Db<'_>, hints: &Hints, queues: &[String]) -> Result<()> {
+    let before = hints.look(queues, db.given);
+    let sql = "SELECT * FROM selvedge.look_back($1, $2, false) /* selvedge look-back */";
+    match db.all(sql, params![queues.to_vec(), db.given], seen).await {
+        Ok(seen) => {
+            let mut look = Look::default();
+            for seen in seen {
+                match seen {
+                    Seen::First(after) => look.first.push(after),
+                    Seen::Limited(queue) => look.limited.push(queue),
+                    // By a test's clock nothing is rationed: what is found must not depend on how busy the machine is.
+                    Seen::Cost(cost) if db.given.is_none() => look.cost = cost,
+                    Seen::Cost(_) => (),
+                }
+            }
+            hints.looked(queues, &look);
+            Ok(())
+        }
+        Err(error) => {
+            hints.not_looked(before);
+            Err(error)
+        }
     }
-    let Some(queue) = get::<Option<String>>(row, "queue")? else { return get(row, "run_at").map(Told::Cost) };
-    let Some(priority) = get::<Option<i16>>(row, "priority")? else { return Ok(Told::Limited(queue)) };
-    Ok(Told::First(After { queue, priority, place: (get(row, "run_at")?, get(row, "id")?) }))
+}
+
+/// A row of a look back's answer.
+enum Seen {
+    First(After),
+    Limited(String),
+    Cost(Duration),
+}
+
+fn seen(row: &Row) -> Result<Seen> {
+    let Some(queue) = get::<Option<String>>(row, "at_queue")? else {
+        return get(row, "at_due").map(duration).map(Seen::Cost);
+    };
+    let Some(priority) = get::<Option<i16>>(row, "at_priority")? else { return Ok(Seen::Limited(queue)) };
+    Ok(Seen::First(After { queue, priority, place: (get(row, "at_due")?, get(row, "at_id")?) }))
 }
 
 fn distinct(request: &LeaseRequest) -> Vec<String> {
@@ -154,7 +138,7 @@ fn token() -> i64 {
     fastrand::i64(..)
 }
 
-/// RETURNING promises no order, and what a look back found comes last.
+/// RETURNING promises no order.
 fn in_order(mut jobs: Vec<(i64, LeasedJob)>) -> Vec<LeasedJob> {
     jobs.sort_unstable_by_key(|(due, job)| (job.priority, *due, job.id.0));
     jobs.into_iter().map(|(_, job)| job).collect()

@@ -166,10 +166,11 @@ impl Builder {
             .runtime(Runtime::Tokio1)
             .build()
             .map_err(|error| Error::new(ErrorKind::Internal, OPERATION, "the pool cannot be built").caused_by(error))?;
-        let schema = Schema::new(&self.schema);
         let (clock, history) = (self.clock.clone(), self.history);
-        let connections = Connections { pool, schema: schema.clone(), clock, runtime, history };
+        let mut connections =
+            Connections { pool, schema: Schema::new(&self.schema), clock, runtime, history, plain: false };
         let version = migrate(&connections, self.create).await?;
+        connections.learn().await?;
         connections.turn_history().await?;
 
         let hub = Arc::new(Hub::default());
@@ -179,13 +180,13 @@ impl Builder {
         let mut bell = Bell { hub, hints: Arc::default(), posts: None };
         if self.notify {
             let (posts, received) = tokio::sync::mpsc::unbounded_channel();
-            tasks.push(Task::start(wake::notify(connections.pool.clone(), schema.clone(), mark.clone(), received)));
+            tasks.push(Task::start(wake::notify(connections.clone(), mark.clone(), received)));
             bell.posts = Some(posts);
         }
         if self.listen {
             let direct = self.listener.as_deref().map_or(Ok(config), parse)?;
-            let pool = connections.pool.clone();
-            tasks.push(Task::start(wake::listen(direct, tls, pool, schema, mark, bell.clone(), listening.clone())));
+            let connections = connections.clone();
+            tasks.push(Task::start(wake::listen(direct, tls, connections, mark, bell.clone(), listening.clone())));
         }
         Ok(PostgresStore::start(connections, bell, self.listen, listening, tasks, location.into(), version))
     }

@@ -21,14 +21,14 @@ use crate::{
 pub(crate) enum Flush {
     /// It is on disk before the caller hears of it.
     Waits,
-    /// A crash of the server may undo it: for what is done again then, such as a lease.
+    /// A crash of the server may undo it: for what is done again then, such as a lease. A statement alone has to say so itself too.
     Later,
     /// It is on disk, and waits a second at most for rows that another transaction holds.
     Soon,
 }
 
 impl Flush {
-    /// The isolation is named because a server may have another default, and the statements rely on this one.
+    /// The isolation is named because a server may have [another default](plain_isolation), and the statements rely on this one.
     pub(crate) fn begin(self) -> &'static str {
         match self {
             Self::Waits => "BEGIN ISOLATION LEVEL READ COMMITTED",
@@ -54,6 +54,14 @@ pub(crate) struct Db<'c> {
     pub(crate) alone: Option<Flush>,
     /// Completed jobs go into the history.
     pub(crate) keep: bool,
+    /// A statement alone has the isolation that it needs; otherwise it has to be named.
+    pub(crate) plain: bool,
+}
+
+/// Whether this server isolates a transaction, if it is not told otherwise, as the statements need it.
+pub(crate) async fn plain_isolation(db: &Db<'_>) -> Result<bool> {
+    let sql = "SELECT current_setting('default_transaction_isolation')";
+    Ok(db.one(sql, &[], |row| get::<String>(row, 0)).await?.as_deref() == Some("read committed"))
 }
 
 /// A write transaction: the moment it happens at, and whom to wake once it is committed.
@@ -171,16 +179,22 @@ impl Db<'_> {
         rows.iter().map(read).collect()
     }
 
-    /// All three go out before the first is answered. A statement that fails turns COMMIT into ROLLBACK.
+    /// One message where that will do. The server answers each by itself, and whoever waits for it is woken for each answer.
     async fn rows_alone(&self, flush: Flush, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>> {
-        let begin = self.client.batch_execute(flush.begin());
-        let end = self.client.batch_execute("COMMIT");
-        let (begun, rows, ended) = join3(begin, self.client.query_typed(sql, params), end).await;
         let unanswered = |error| unanswered(self.operation, error);
-        begun.map_err(unanswered)?;
-        let rows = rows.map_err(unanswered)?;
-        ended.map_err(unanswered)?;
-        Ok(rows)
+        match flush {
+            Flush::Waits | Flush::Later if self.plain => self.client.query_typed(sql, params).await.map_err(unanswered),
+            flush => {
+                // All three go out before the first is answered. A statement that fails turns COMMIT into ROLLBACK.
+                let begin = self.client.batch_execute(flush.begin());
+                let end = self.client.batch_execute("COMMIT");
+                let (begun, rows, ended) = join3(begin, self.client.query_typed(sql, params), end).await;
+                begun.map_err(unanswered)?;
+                let rows = rows.map_err(unanswered)?;
+                ended.map_err(unanswered)?;
+                Ok(rows)
+            }
+        }
     }
 
     /// The first row, if there is one.

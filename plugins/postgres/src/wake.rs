@@ -13,25 +13,30 @@ use std::{
     time::Duration,
 };
 
-use deadpool_postgres::Pool;
-use futures_util::{StreamExt, future::join3};
-use selvedge_core::store::{
-    NewJob,
-    hub::{Hub, Signals},
+use futures_util::StreamExt;
+use selvedge_core::{
+    Result,
+    store::{
+        NewJob,
+        hub::{Hub, Signals},
+    },
 };
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio_postgres::{AsyncMessage, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::{
+    connections::Connections,
     hints::Hints,
-    tx::{Flush, Schema, params},
+    tx::{Flush, params},
 };
 
-/// After a NOTIFY the next waits this long, for it costs as much as a commit: when it told of few things, and when of many. So a burst of
-/// commits costs a few of them, and whoever waits for a single job is told at once.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(5));
-/// So many are few.
+const NOTIFY: &str = "store.notify";
+
+/// After a NOTIFY the next waits so long for each thing that it told of, for it costs as much as a commit, and at most so long. So a
+/// burst of commits costs a few of them.
+const PAUSE: (Duration, Duration) = (Duration::from_micros(40), Duration::from_millis(5));
+/// After so few it does not wait: they were told about as fast as they came.
 const FEW: usize = 8;
 /// How long the listener waits before it connects again, at first and at most.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -175,37 +180,28 @@ pub(crate) fn mark() -> String {
 }
 
 /// Sends what commits signal, each signal once in a while however often it came.
-pub(crate) async fn notify(pool: Pool, schema: Schema, mark: String, mut posts: UnboundedReceiver<News>) {
+pub(crate) async fn notify(connections: Connections, mark: String, mut posts: UnboundedReceiver<News>) {
     while let Some(mut batch) = posts.recv().await {
         while let Ok(more) = posts.try_recv() {
             batch.add(more);
         }
-        let pause = if batch.told <= FEW { PAUSE.0 } else { PAUSE.1 };
-        let payloads = batch.payloads(&mark);
-        if let Err(error) = send(&pool, &schema, &payloads).await {
+        if let Err(error) = send(&connections, &batch.payloads(&mark)).await {
             tracing::debug!(%error, "others were not notified; they will look by themselves");
         }
-        tokio::time::sleep(pause).await;
+        if batch.told > FEW {
+            let told = u32::try_from(batch.told).unwrap_or(u32::MAX);
+            tokio::time::sleep(PAUSE.0.saturating_mul(told).min(PAUSE.1)).await;
+        }
     }
 }
 
-async fn send(
-    pool: &Pool,
-    schema: &Schema,
-    payloads: &[String],
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let conn = pool.get().await?;
-    let sql = "SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS notice (payload)";
-    let (name, payloads) = (schema.name(), payloads.to_vec());
-    // Nothing is lost when the server forgets this transaction in a crash, so it does not wait for the disk. All three go out
-    // before the first is answered; a statement that fails turns COMMIT into ROLLBACK.
-    let (begun, sent, ended) = join3(
-        conn.batch_execute(Flush::Later.begin()),
-        conn.query_typed(sql, params![name, payloads]),
-        conn.batch_execute("COMMIT"),
-    )
-    .await;
-    begun.and(sent.map(drop)).and(ended).map_err(Into::into)
+/// Nothing is lost when the server forgets this in a crash, so it does not wait for the disk.
+async fn send(connections: &Connections, payloads: &[String]) -> Result<()> {
+    let conn = connections.get(NOTIFY).await?;
+    let db = connections.alone(&conn, NOTIFY, Flush::Later);
+    let sql = "SELECT pg_notify($1, payload)
+               FROM (SELECT set_config('synchronous_commit', 'off', true)) AS unflushed, unnest($2::text[]) AS notice (payload)";
+    db.all(sql, params![db.schema.name(), payloads.to_vec()], |_| Ok(())).await.map(drop)
 }
 
 /// Listens on a connection of its own, for as long as the Store is open. It always drains: a listener that stops reading
@@ -213,15 +209,14 @@ async fn send(
 pub(crate) async fn listen(
     config: Config,
     tls: MakeRustlsConnect,
-    pool: Pool,
-    schema: Schema,
+    connections: Connections,
     mark: String,
     bell: Bell,
     listening: Arc<AtomicBool>,
 ) {
     let mut pause = RECONNECT.0;
     loop {
-        match follow(&config, tls.clone(), &pool, &schema, &mark, &bell, &listening).await {
+        match follow(&config, tls.clone(), &connections, &mark, &bell, &listening).await {
             Ok(()) => tracing::debug!("the listening connection ended"),
             Err(error) => tracing::debug!(%error, "cannot listen"),
         }
@@ -237,15 +232,14 @@ pub(crate) async fn listen(
 async fn follow(
     config: &Config,
     tls: MakeRustlsConnect,
-    pool: &Pool,
-    schema: &Schema,
+    connections: &Connections,
     mark: &str,
     bell: &Bell,
     listening: &AtomicBool,
 ) -> Result<(), tokio_postgres::Error> {
     let (client, mut connection) = config.connect(tls).await?;
     let mut messages = futures_util::stream::poll_fn(move |cx| connection.poll_message(cx)).boxed();
-    let listen = format!("LISTEN \"{}\"", schema.name());
+    let listen = format!("LISTEN \"{}\"", connections.schema.name());
     let mut asked = Box::pin(client.batch_execute(&listen));
     // PgBouncer in transaction mode takes a LISTEN and passes nothing on. So it counts once an echo has come, sent the way that
     // all notifications are sent.
@@ -258,9 +252,9 @@ async fn follow(
                 stands = true;
             }
             _ = echoes.tick(), if stands && !listening.load(Ordering::Acquire) => {
-                let (pool, schema, echo) = (pool.clone(), schema.clone(), echo.clone());
+                let (connections, echo) = (connections.clone(), echo.clone());
                 // Beside this loop, which has to go on reading.
-                tokio::spawn(async move { drop(send(&pool, &schema, &[echo]).await) });
+                tokio::spawn(async move { drop(send(&connections, &[echo]).await) });
                 sent += 1;
                 if sent == 2 {
                     tracing::warn!(

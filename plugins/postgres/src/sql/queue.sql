@@ -65,10 +65,11 @@ CREATE FUNCTION selvedge.enqueue(
 $$;
 
 -- Makes up to `most` of the jobs after the given places somebody's, in order. A place is where the last claim in one priority
--- of one queue ended: what was worked off before it is not scanned again, even while a long transaction keeps its rows.
+-- of one queue ended: what was worked off before it is not scanned again, even while a long transaction keeps its rows. Without
+-- `flush` the transaction does not wait for the disk.
 CREATE FUNCTION selvedge.claim(
   queues text[], priorities smallint[], due bigint[], ids bigint[], most bigint, hold bigint, new_token bigint,
-  new_owner text, given bigint DEFAULT NULL
+  new_owner text, given bigint DEFAULT NULL, flush boolean DEFAULT true
 ) RETURNS SETOF selvedge.job LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
@@ -76,7 +77,8 @@ DECLARE
   chosen tid[];
   numbers bigint[];
 BEGIN
-  -- Somebody paused or limited one of them a moment ago: the caller comes short and looks again.
+  IF NOT flush THEN PERFORM set_config('synchronous_commit', 'off', true); END IF;
+  -- Somebody paused or limited one of them a moment ago: the caller finds nothing and looks again.
   IF EXISTS (
     SELECT 1 FROM selvedge.queue
     WHERE name = ANY (queues) AND (paused OR queue_limit IS NOT NULL OR tenant_limit IS NOT NULL)
@@ -177,14 +179,17 @@ BEGIN
 END $$;
 
 -- Where the first ready job of each priority is, from the beginning of each queue; for a queue with limits only its name. A
--- paused queue has none. Leases that ran out are given back first.
-CREATE FUNCTION selvedge.look_back(queues text[], given bigint DEFAULT NULL)
+-- paused queue has none. Leases that ran out are given back first. A last row, without a queue, has in `at_due` how many
+-- microseconds all this took.
+CREATE FUNCTION selvedge.look_back(queues text[], given bigint DEFAULT NULL, flush boolean DEFAULT true)
 RETURNS TABLE (at_queue text, at_priority smallint, at_due bigint, at_id bigint) LANGUAGE plpgsql
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_sort = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
   now bigint := selvedge.clock(given);
+  begun timestamptz := clock_timestamp();
   known record;
 BEGIN
+  IF NOT flush THEN PERFORM set_config('synchronous_commit', 'off', true); END IF;
   PERFORM selvedge.rescue(given);
   FOREACH at_queue IN ARRAY queues LOOP
     at_priority := NULL;
@@ -203,56 +208,9 @@ BEGIN
       WHERE job.state = 0 AND job.queue = at_queue AND job.priority > at_priority ORDER BY job.priority LIMIT 1;
     END LOOP;
   END LOOP;
-END $$;
-
--- Claims from the given places and, if that comes short and it may, looks back over the queues in `wanted` and claims what that
--- finds; with `look_first` it only does the latter. One statement, because whoever waits for a job waits for all of it. Each
--- claim has a token of its own. Besides the jobs, which have tokens, it returns what a look back returns, and a row without a
--- queue that has in `run_at` how many microseconds the look took.
-CREATE FUNCTION selvedge.lease(
-  wanted text[], queues text[], priorities smallint[], due bigint[], ids bigint[], most bigint, hold bigint,
-  new_tokens bigint[], new_owner text, look_first boolean, may_look boolean, given bigint DEFAULT NULL
-) RETURNS SETOF selvedge.job LANGUAGE plpgsql SET jit = off SET plan_cache_mode = force_generic_plan AS $$
-DECLARE
-  room bigint := most;
-  claimed bigint;
-  begun timestamptz;
-  first record;
-  told selvedge.job;
-  limited boolean := false;
-BEGIN
-  IF NOT look_first THEN
-    IF cardinality(queues) > 0 THEN
-      RETURN QUERY SELECT * FROM
-        selvedge.claim(queues, priorities, due, ids, room, hold, new_tokens[1], new_owner, given);
-      GET DIAGNOSTICS claimed = ROW_COUNT;
-      room := room - claimed;
-    END IF;
-    IF room <= 0 OR NOT may_look THEN RETURN; END IF;
-  END IF;
-  begun := clock_timestamp();
-  queues := '{}';
-  priorities := '{}';
-  due := '{}';
-  ids := '{}';
-  FOR first IN SELECT * FROM selvedge.look_back(wanted, given) LOOP
-    told.queue := first.at_queue;
-    told.priority := first.at_priority;
-    told.run_at := first.at_due;
-    told.id := first.at_id;
-    RETURN NEXT told;
-    limited := limited OR first.at_priority IS NULL;
-    queues := queues || first.at_queue;
-    priorities := priorities || first.at_priority;
-    due := due || first.at_due;
-    ids := ids || first.at_id - 1;
-  END LOOP;
-  told := NULL;
-  told.run_at := (extract(epoch FROM clock_timestamp() - begun) * 1000000)::bigint;
-  RETURN NEXT told;
-  IF limited OR cardinality(queues) = 0 THEN RETURN; END IF;
-  RETURN QUERY SELECT * FROM
-    selvedge.claim(queues, priorities, due, ids, room, hold, new_tokens[2], new_owner, given);
+  at_queue := NULL;
+  at_due := (extract(epoch FROM clock_timestamp() - begun) * 1000000)::bigint;
+  RETURN NEXT;
 END $$;
 
 -- Ends jobs; those leases that were held. With `keep` the jobs go into the history.

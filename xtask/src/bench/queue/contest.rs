@@ -20,6 +20,7 @@ use crate::shell;
 
 /// Jobs at once of our worker.
 pub(super) const CONCURRENCY: usize = 500;
+pub(super) const OURS: Contestant = Contestant::Ours(CONCURRENCY);
 /// The batches in which the plainest SQL is measured beside us.
 pub(super) const BATCHES: [usize; 2] = [100, CONCURRENCY];
 /// Clients that enqueue at once.
@@ -115,7 +116,7 @@ impl<'p> Contest<'p> {
                 self.load(case, round)?;
             }
         }
-        self.rate = self.values.median(Contestant::Ours(CONCURRENCY), CONTINUOUS)? / 10.0;
+        self.rate = self.values.median(OURS, CONTINUOUS)? / 10.0;
         for who in Who::ALL {
             let load = self.values.median(Contestant::Peer(who), CONTINUOUS)?;
             self.offers.insert(who, target::offered(self.rate, load));
@@ -127,7 +128,7 @@ impl<'p> Contest<'p> {
         // What is counted is the same in every round.
         self.touched = held::measure(&self.keeper, &self.ours, self.scale.held)?;
         let replay = self.own(&format!("selvedge, {}", rows::REPLAY), "replay", &[])?;
-        self.keep(Contestant::Ours(CONCURRENCY), rows::REPLAY, &replay, rows::REPLAY)
+        self.keep(OURS, rows::REPLAY, &replay, rows::REPLAY)
     }
 
     /// Everybody's turn at one of the two loads.
@@ -162,8 +163,12 @@ impl<'p> Contest<'p> {
 
     /// Ours, in a new database.
     fn own(&self, label: &str, case: &str, more: &[&str]) -> Result<Vec<Measurement>> {
+        self.own_at(self.rate, label, case, more)
+    }
+
+    fn own_at(&self, rate: f64, label: &str, case: &str, more: &[&str]) -> Result<Vec<Measurement>> {
         let mut command = Command::new(&self.ours);
-        self.ask(&mut command, "selvedge", case, self.rate, false)?;
+        self.ask(&mut command, "selvedge", case, rate, false)?;
         measure::lines(label, command.args(more))
     }
 
@@ -217,17 +222,16 @@ impl<'p> Contest<'p> {
         Ok(url)
     }
 
-    /// Everybody's latency, each at the rate it can take.
+    /// Everybody's latency, each at the rate it can take; ours also at theirs.
     fn latency(&mut self, round: usize) -> Result<()> {
-        let told = self.own(&format!("selvedge, latency, round {round}"), "latency", &[])?;
-        shell::say(format_args!("{:.0} of {:.0} jobs/s were reached", value(&told, rows::REACHED)?, self.rate));
-        self.keep_waits(Contestant::Ours(CONCURRENCY), &told)?;
+        let told = self.own_latency(self.rate, round)?;
+        self.keep_waits(OURS, &told, "")?;
         for who in Who::ALL {
             let load = self.values.median(Contestant::Peer(who), CONTINUOUS)?;
             let name = who.peer().name;
             // A peer that does not reach what it was offered is offered less, for all the rounds: the first one finds out.
             let mut tries = 0;
-            let told = loop {
+            let (told, asked) = loop {
                 let asked = *self.offers.get(&who).context("every peer has an offer")?;
                 let told =
                     self.turn(&format!("{name}, latency at {asked:.0} jobs/s, round {round}"), who, "latency", asked)?;
@@ -236,17 +240,28 @@ impl<'p> Contest<'p> {
                 match next {
                     Some(less) if tries < 4 => self.offers.insert(who, less),
                     Some(_) => bail!("{name} takes no rate that it is offered"),
-                    None => break told,
+                    None => break (told, asked),
                 };
             };
-            self.keep_waits(Contestant::Peer(who), &told)?;
+            self.keep_waits(Contestant::Peer(who), &told, "")?;
+            if asked < self.rate {
+                let told = self.own_latency(asked, round)?;
+                self.keep_waits(OURS, &told, name)?;
+            }
         }
         Ok(())
     }
 
-    fn keep_waits(&mut self, who: Contestant, told: &[Measurement]) -> Result<()> {
+    fn own_latency(&self, rate: f64, round: usize) -> Result<Vec<Measurement>> {
+        let label = format!("selvedge, latency at {rate:.0} jobs/s, round {round}");
+        let told = self.own_at(rate, &label, "latency", &[])?;
+        shell::say(format_args!("{:.0} of {rate:.0} jobs/s were reached", value(&told, rows::REACHED)?));
+        Ok(told)
+    }
+
+    fn keep_waits(&mut self, who: Contestant, told: &[Measurement], beside: &str) -> Result<()> {
         for name in [rows::P50, rows::P99, rows::REACHED] {
-            self.keep(who, name, told, name)?;
+            self.keep(who, &rows::at_the_rate_of(name, beside), told, name)?;
         }
         Ok(())
     }
@@ -256,7 +271,7 @@ impl<'p> Contest<'p> {
             let label = format!("selvedge, enqueue with wake-ups {wake_ups}, round {round}");
             let told = self.own(&label, "enqueue", &["--wake-ups", wake_ups])?;
             let case = if wake_ups == "on" { rows::WITH } else { rows::WITHOUT };
-            self.keep(Contestant::Ours(CONCURRENCY), case, &told, "enqueue")?;
+            self.keep(OURS, case, &told, "enqueue")?;
         }
         for notify in [true, false] {
             let url = self.cluster.fresh("raw")?;
@@ -282,7 +297,7 @@ impl<'p> Contest<'p> {
         let data = ask("SHOW data_directory")?;
         let files = super::super::first_line("stat", &["--file-system", "--format", "%T", "/tmp"]);
         let clients = self.clients.iter().map(|(batch, clients)| format!("{clients} clients for batch {batch}"));
-        let reached = self.values.median(Contestant::Ours(CONCURRENCY), rows::REACHED)?;
+        let reached = self.values.median(OURS, rows::REACHED)?;
         ensure!(!data.is_empty(), "the server has no data directory");
         let mut facts = vec![
             ("PostgreSQL", ask("SHOW server_version")?),

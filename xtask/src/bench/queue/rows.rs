@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::{
     super::measure::{self, Measurement, Peer, Rounds, Row},
-    contest::{BATCHES, CONCURRENCY, Contest, Contestant},
+    contest::{BATCHES, Contest, Contestant, OURS},
     peers::Who,
     target::{self, BURN_DOWN, CONTINUOUS},
 };
@@ -18,7 +18,10 @@ pub(super) const WITH: &str = "enqueue, wake-ups on";
 pub(super) const WITHOUT: &str = "enqueue, wake-ups off";
 pub(super) const REPLAY: &str = "replay of a completed request";
 
-const OURS: Contestant = Contestant::Ours(CONCURRENCY);
+/// What a wait, or ours at the rate of a slower peer, is kept as.
+pub(super) fn at_the_rate_of(name: &str, peer: &str) -> String {
+    if peer.is_empty() { name.into() } else { format!("{name} at the rate of {peer}") }
+}
 
 fn nobody(name: &'static str) -> Peer {
     Peer { name, version: "-".into() }
@@ -64,11 +67,16 @@ pub(super) fn rows(contest: &Contest<'_>, bench: &'static str, held: usize) -> R
     for quantile in [P50, P99] {
         let case = format!("enqueue to start, {quantile}");
         for who in Who::ALL {
+            let (peer, target) = (who.peer(), Some(target::against_peer(false)));
+            let (ours, theirs) = (of(OURS, quantile)?, of(Contestant::Peer(who), quantile)?);
             let offer = contest.offers.get(&who).copied().unwrap_or(contest.rate);
-            let case =
-                if offer < contest.rate { format!("{case}, the peer at {offer:.0} jobs/s") } else { case.clone() };
-            let sides = [of(OURS, quantile)?, of(Contestant::Peer(who), quantile)?];
-            table.add(&case, "ms", sides, &who.peer(), Some(target::against_peer(false)))?;
+            if offer < contest.rate {
+                let slow = contest.values.of(OURS, &at_the_rate_of(quantile, peer.name))?;
+                table.add(&format!("{case}, both at {offer:.0} jobs/s"), "ms", [slow, theirs], &peer, target)?;
+                table.add(&format!("{case}, the peer at {offer:.0} jobs/s"), "ms", [ours, theirs], &peer, target)?;
+            } else {
+                table.add(&case, "ms", [ours, theirs], &peer, target)?;
+            }
         }
     }
     table.add("enqueue to start, p99", "ms", [of(OURS, P99)?, &[target::P99]], &bound, Some(1.0))?;
