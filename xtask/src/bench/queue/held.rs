@@ -36,8 +36,8 @@ const SETTINGS: [&str; 13] = [
 const WAVE: usize = 8_000;
 /// A claim of many touches each of them: what counts here is what it takes to find one.
 const BATCH: usize = 1;
-/// A connection's first statements read the catalogues, to plan what they run; they are no claims yet for this.
-const PLANNING: usize = 2;
+/// What the statements of ours begin with, and those within their functions do not.
+const OURS: &str = "SELECT * FROM ";
 
 /// The buffers that each statement of a kind touched.
 #[derive(Debug, Default)]
@@ -81,24 +81,31 @@ fn held(url: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
 }
 
 /// Reads the log of a server with auto_explain.
+///
+/// A claim of ours is a function, and what it touched is what the statements within it did, which the server logs before it. Beside
+/// that its own entry has what planning them read from the catalogues, once for a connection and again when the server has analysed
+/// a table; the plain statement's has not.
 fn touched(log: &str) -> Result<Touched> {
     let mut touched = Touched::default();
-    let mut seen: HashMap<(String, &str), usize> = HashMap::new();
+    let mut within: HashMap<String, u64> = HashMap::new();
     for (process, entry) in plans(log) {
         let entry: Value = serde_json::from_str(&entry).with_context(|| format!("auto_explain wrote {entry}"))?;
         let text = entry["Query Text"].as_str().unwrap_or_default();
-        let Some(mark) = [CLAIM, LOOK_BACK, raw::CLAIM].into_iter().find(|mark| text.contains(mark)) else { continue };
-        let before = seen.entry((process, mark)).or_default();
-        *before += 1;
-        if *before <= PLANNING {
-            continue;
+        let own = buffers(&entry["Plan"]);
+        let is_ours = text.starts_with(OURS);
+        let inside = within.entry(process).or_default();
+        if text.contains(raw::CLAIM) {
+            touched.raw.push(own as f64);
+        } else if text.contains(CLAIM) {
+            touched.claims.push(*inside as f64);
+        } else if text.contains(LOOK_BACK) {
+            touched.look_backs.push(own as f64);
+        } else if !is_ours {
+            *inside += own;
         }
-        let kind = match mark {
-            CLAIM => &mut touched.claims,
-            LOOK_BACK => &mut touched.look_backs,
-            _ => &mut touched.raw,
-        };
-        kind.push(buffers(&entry["Plan"]) as f64);
+        if is_ours {
+            *inside = 0;
+        }
     }
     Ok(touched)
 }
@@ -142,25 +149,30 @@ mod tests {
     use super::*;
 
     const LOG: &str = "7 LOG:  database system is ready to accept connections\n\
-        7 LOG:  duration: 1.234 ms  plan:\n\
+        7 LOG:  duration: 0.234 ms  plan:\n\
         \t{\n\
-        \t  \"Query Text\": \"SELECT /* selvedge claim */ 1\",\n\
+        \t  \"Query Text\": \"SELECT array_agg(ready)\",\n\
         \t  \"Plan\": {\"Node Type\": \"Result\", \"Shared Hit Blocks\": 7, \"Shared Read Blocks\": 2,\n\
         \t    \"Plans\": [{\"Node Type\": \"ModifyTable\", \"Shared Hit Blocks\": 11, \"Shared Read Blocks\": 0}]}\n\
         \t}\n\
+        8 LOG:  duration: 0.1 ms  plan:\n\
+        \t{\"Query Text\": \"DELETE\", \"Plan\": {\"Shared Hit Blocks\": 3}}\n\
+        7 LOG:  duration: 0.134 ms  plan:\n\
+        \t{\"Query Text\": \"UPDATE job\", \"Plan\": {\"Shared Hit Blocks\": 4}}\n\
+        7 LOG:  duration: 1.234 ms  plan:\n\
+        \t{\"Query Text\": \"SELECT * FROM claim() /* selvedge claim */\", \"Plan\": {\"Shared Hit Blocks\": 90}}\n\
         7 LOG:  duration: 0.100 ms  plan:\n\
-        \t{\"Query Text\": \"SELECT /* selvedge look-back */ 1\", \"Plan\": {\"Shared Hit Blocks\": 1500}}\n\
+        \t{\"Query Text\": \"SELECT * FROM look() /* selvedge look-back */\", \"Plan\": {\"Shared Hit Blocks\": 1500}}\n\
         7 ERROR:  something else\n\
         \tof two lines\n\
         8 LOG:  duration: 0.1 ms  plan:\n\
-        \t{\"Query Text\": \"SELECT 1\", \"Plan\": {\"Shared Hit Blocks\": 3}}\n";
+        \t{\"Query Text\": \"SELECT * FROM complete_many()\", \"Plan\": {\"Shared Hit Blocks\": 3}}\n";
 
     #[test]
-    fn statements_are_told_apart_and_the_largest_node_counts() {
-        assert_eq!(touched(&LOG.repeat(2)).unwrap().claims, [] as [f64; 0], "a connection plans first");
-        let touched = touched(&LOG.repeat(3)).unwrap();
-        assert_eq!(touched.claims, [11.0]);
-        assert_eq!(touched.look_backs, [1500.0]);
+    fn a_claim_touches_what_the_statements_within_it_do() {
+        let touched = touched(&LOG.repeat(2)).unwrap();
+        assert_eq!(touched.claims, [15.0, 15.0], "the largest node of each counts, and no planning");
+        assert_eq!(touched.look_backs, [1500.0, 1500.0]);
         assert_eq!(touched.raw, [] as [f64; 0]);
     }
 

@@ -31,8 +31,8 @@ pub(super) const ENTRY: Entry = Entry {
              - *enqueue, 32 clients*: one job a commit, with wake-ups of others on and off, while another Store watches; \
              and raw SQL with and without a NOTIFY in the same transaction.\n\
              - *held snapshot*: a REPEATABLE READ transaction idles while jobs come and go one at a time, so that nothing can be \
-             vacuumed; the buffers each claim touches, by auto_explain, but for the first two of a connection, which read the \
-             catalogues to plan.\n\
+             vacuumed; the buffers each claim touches, by auto_explain, without what \
+             planning reads from the catalogues.\n\
              - *replay*: round trips of `Store::claim` for a request that is done, counted by a proxy.",
     measure,
 };
