@@ -355,7 +355,7 @@ impl Default for Scheduler {
             timeout_seconds: BTreeMap::new(),
             promote_seconds: BTreeMap::from([(Class::P1, Seconds::new(30)), (Class::P2, Seconds::new(120))]),
             most_urgent: BTreeMap::new(),
-            step_bound_seconds: Seconds(Duration::from_millis(50)),
+            step_bound_seconds: Seconds(Duration::from_millis(100)),
         }
     }
 }

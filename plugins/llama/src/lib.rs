@@ -19,7 +19,8 @@
 //! a long prompt is read in pieces between the symbols of other answers (Sarathi-Serve, OSDI '24), and an answer that is left
 //! out keeps what it has read. A request that is more urgent than everything in the pass under way cuts that pass short.
 //!
-//! What a prompt has in common with what [a slot](Builder::sequences) read before is not read again.
+//! What a prompt has in common with what [a slot](Builder::sequences) read before is not read again. What several prompts begin with is
+//! kept beside the slots too: as much as one slot holds, so that it is there when all slots are in use.
 //!
 //! # Files that cannot be trusted
 //! llama.cpp ends the process on some malformed files. So a file's header is read here first: its metadata, vocabulary,
@@ -46,6 +47,7 @@ mod layout;
 mod logits;
 mod model;
 mod plausible;
+mod prefixes;
 mod prepare;
 mod prompt;
 mod sampling;

@@ -10,7 +10,14 @@ use selvedge_core::{
     scheduler::SequenceView,
 };
 
-use crate::{grammar, logits, sampling, slots::Slots, sys::Batch, text::TextStream};
+use crate::{
+    grammar, logits,
+    prefixes::{Prefixes, WORTH},
+    sampling,
+    slots::Slots,
+    sys::Batch,
+    text::TextStream,
+};
 
 /// What a request wants, and where the answer goes.
 pub(crate) enum Task {
@@ -81,6 +88,8 @@ pub(crate) struct Sequence {
     pub(crate) fed: usize,
     /// Of the prompt, what was in the cache of the slot it got.
     pub(crate) cached: usize,
+    /// So much of its prompt is to be kept for others, once it was read.
+    pub(crate) shared: Option<usize>,
     /// When it advanced last, or came.
     pub(crate) advanced: Instant,
     grammar: Option<LlamaSampler>,
@@ -117,6 +126,7 @@ impl Sequence {
             cache: Cache::None,
             fed: 0,
             cached: 0,
+            shared: None,
             advanced: now,
             grammar,
             text,
@@ -135,8 +145,13 @@ impl Sequence {
     }
 
     /// What a Scheduler sees of it.
-    pub(crate) fn view(&self, now: Instant, slots: &Slots) -> SequenceView {
-        let cached = if let Cache::None = self.cache { slots.common(&self.tokens) } else { self.fed };
+    pub(crate) fn view(&self, now: Instant, slots: &Slots, prefixes: &Prefixes) -> SequenceView {
+        let cached = if let Cache::None = self.cache {
+            let (slot, kept) = (slots.common(&self.tokens), prefixes.common(&self.tokens));
+            if kept >= slot + WORTH { kept } else { slot }
+        } else {
+            self.fed
+        };
         let left = self.tokens.len() - cached;
         SequenceView {
             id: self.id,

@@ -2,8 +2,7 @@
 
 use llama_cpp_2::token::LlamaToken;
 
-/// A beginning shorter than this is not worth leaving the lowest free slot for.
-const WORTH: usize = 16;
+use crate::prefixes::WORTH;
 
 /// The slots of a context. What an answer leaves behind stays until its slot is needed, so that a prompt with the same
 /// beginning need not be read again.
@@ -54,6 +53,7 @@ impl Slots {
         let lowest = best.cached;
         for (slot, place) in free {
             let cached = common(place);
+            // A beginning shorter than that is not worth leaving the lowest free slot for.
             if cached > best.cached && cached >= lowest + WORTH {
                 best = Taken { slot, cached };
             }

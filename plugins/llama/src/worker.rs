@@ -19,6 +19,7 @@ use crate::{
     embedder::Embedder,
     gguf::Summary,
     inbox::Inbox,
+    prefixes::{Prefixes, WORTH},
     sequence::{Cache, Job, Sequence, Task, internal},
     slots::Slots,
     sys::{self, Batch, Context, Decoded, Pooling, ThreadPool},
@@ -80,6 +81,8 @@ struct Worker<'m> {
     embedder: Embedder<'m>,
     batch: Batch,
     slots: Slots,
+    prefixes: Prefixes,
+    context_length: usize,
     live: Vec<Sequence>,
     last_id: u64,
     /// The pass before, if there was one and it was done.
@@ -113,6 +116,8 @@ impl<'m> Worker<'m> {
             embedder: Embedder::new(model, wanted, pool),
             batch: Batch::default(),
             slots: Slots::new(settings.sequences),
+            prefixes: Prefixes::default(),
+            context_length,
             live: Vec::new(),
             last_id: 0,
             last: None,
@@ -143,7 +148,10 @@ impl<'m> Worker<'m> {
         }
         self.last_id += 1;
         match Sequence::new(self.last_id, self.model, job) {
-            Ok(sequence) => self.live.push(sequence),
+            Ok(mut sequence) => {
+                sequence.shared = self.prefixes.notice(&sequence.tokens);
+                self.live.push(sequence);
+            }
             Err((job, error)) => job.fail(error),
         }
     }
@@ -162,7 +170,7 @@ impl<'m> Worker<'m> {
     fn step(&mut self) -> bool {
         let now = Instant::now();
         let step = Step {
-            sequences: self.live.iter().map(|sequence| sequence.view(now, &self.slots)).collect(),
+            sequences: self.live.iter().map(|sequence| sequence.view(now, &self.slots, &self.prefixes)).collect(),
             batch: self.context.batch(),
             threads: self.settings.threads,
             slots: self.slots.count(),
@@ -233,8 +241,12 @@ impl<'m> Worker<'m> {
                 Err(error) => Err(error),
             };
             match taken {
-                Ok(false) => {}
-                Ok(true) => drop(self.retire(index)),
+                Ok(done) => {
+                    self.keep_shared(index);
+                    if done {
+                        drop(self.retire(index));
+                    }
+                }
                 Err(error) => self.retire(index).job.fail(error),
             }
         }
@@ -289,11 +301,18 @@ impl<'m> Worker<'m> {
                 }
             }
             Cache::None | Cache::Slot(_) => {
-                let kept = self.context.forget(taken.slot, taken.cached);
+                let mut cached = taken.cached;
+                if self.prefixes.common(&sequence.tokens) >= cached + WORTH
+                    && let Some((state, common)) = self.prefixes.take(&sequence.tokens)
+                {
+                    self.context.forget(taken.slot, 0);
+                    cached = if self.context.restore(taken.slot, state) { common } else { 0 };
+                }
+                let kept = self.context.forget(taken.slot, cached);
                 if !kept {
                     self.context.forget(taken.slot, 0);
                 }
-                sequence.fed = if kept { taken.cached } else { 0 };
+                sequence.fed = if kept { cached } else { 0 };
                 sequence.cached = sequence.fed;
             }
         }
@@ -309,6 +328,17 @@ impl<'m> Worker<'m> {
         self.slots.give_back(slot, sequence.tokens[..sequence.fed].to_vec());
         sequence.cache = Cache::Parked(state);
         tracing::debug!(sequence = sequence.id, tokens = sequence.fed, "parked");
+    }
+
+    /// Keeps what a prompt that was just read begins with, if others begin so too.
+    fn keep_shared(&mut self, index: usize) {
+        let sequence = &mut self.live[index];
+        if let Some(shared) = sequence.shared.take()
+            && let Some(slot) = sequence.slot()
+        {
+            let state = self.context.save(slot);
+            self.prefixes.keep(&sequence.tokens[..shared], sequence.fed, state, self.context_length);
+        }
     }
 
     /// Takes back what a pass that was cut short has put into the caches.

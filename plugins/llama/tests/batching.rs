@@ -178,6 +178,22 @@ async fn what_was_read_before_is_not_read_again_and_changes_nothing() {
     assert_eq!(other.symbols, alone(1..2).await[0]);
 }
 
+#[tokio::test]
+async fn what_prompts_begin_with_is_still_there_when_the_slot_was_needed() {
+    let head = "You are a helper in a shop for teas and books. Answer in one sentence, and never name a price. ";
+    let ask = |question: &str| Generate::text(format!("{head}{question}")).max_tokens(8);
+    let llama = open(1).open().unwrap();
+    for question in ["Which tea is mild?", "Have you books on bees?"] {
+        answer(&llama, ask(question)).await;
+    }
+    // The one slot has nothing of it any more.
+    assert_eq!(answer(&llama, story(0)).await.usage.cached_tokens, 0);
+    let known = answer(&llama, ask("Who wrote this?")).await;
+    assert!((16..known.usage.prompt_tokens - 1).contains(&known.usage.cached_tokens), "{:?}", known.usage);
+    let fresh = answer(&open(1).open().unwrap(), ask("Who wrote this?")).await;
+    assert_eq!((fresh.usage.cached_tokens, known.symbols), (0, fresh.symbols));
+}
+
 /// A Scheduler whose passes may all be cut short.
 #[derive(Clone, Debug)]
 struct Yielding;

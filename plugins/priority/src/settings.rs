@@ -13,8 +13,8 @@ pub(crate) type PerClass<T> = [T; Class::ALL.len()];
 const P0_SHARE: f64 = 0.30;
 /// How long P1 and P2 wait before they are promoted, unless another time is set: those of SMG, the router of SGLang.
 const PROMOTED: PerClass<Option<Duration>> = [None, Some(Duration::from_secs(30)), Some(Duration::from_secs(120))];
-/// The longest pass while a P0 is live, unless another is set: 20 tokens a second, faster than anybody reads.
-const STEP_BOUND: Duration = Duration::from_millis(50);
+/// The longest pass while a P0 is live, unless another is set: 10 tokens a second, faster than most people read.
+const STEP_BOUND: Duration = Duration::from_millis(100);
 
 /// What a [`Priority`] was made with.
 #[derive(Clone, Debug)]
@@ -133,7 +133,7 @@ impl Builder {
         self
     }
 
-    /// The longest a forward pass may take while a P0 answers, by default 50 ms: the time between two of its tokens.
+    /// The longest a forward pass may take while a P0 answers, by default 100 ms: the time between two of its tokens.
     pub fn step_bound(mut self, longest: Duration) -> Self {
         self.settings.step_bound = longest;
         self
