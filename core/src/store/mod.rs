@@ -88,8 +88,8 @@ plugin_trait! {
             /// `PermissionDenied`, `Busy`, `Unavailable`; nothing of the commit is then visible.
             async fn commit(&self, cx: &Context, commit: Commit) -> Result<Receipt>;
 
-            /// Leases jobs that are ready: each to one caller, until it completes, fails, or lets the lease run out. Only when there
-            /// are none is nothing ready; fewer than were asked for may leave some for the next lease.
+            /// Leases jobs that are ready: each to one caller, until it completes, fails, or lets the lease run out. Fewer than
+            /// were asked for does not mean that no others are ready: ask again.
             async fn lease(&self, cx: &Context, request: LeaseRequest) -> Result<Vec<LeasedJob>>;
 
             /// Leases the outbox events that may go out next: at most one for each aggregate, always its oldest.

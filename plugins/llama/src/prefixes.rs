@@ -32,15 +32,22 @@ fn common(a: &[LlamaToken], b: &[LlamaToken]) -> usize {
 }
 
 impl Prefixes {
-    /// A prompt has come: how much of it some of the last ones begin with, if that is worth keeping and is not kept yet.
+    /// A prompt has come: how much of it others of the last ones begin with, if that is worth keeping and is not kept yet. A prompt
+    /// that goes on from another, as a conversation's next turn does, finds that in its slot: a copy each turn would be for nobody.
     pub(crate) fn notice(&mut self, prompt: &[LlamaToken]) -> Option<usize> {
-        let shared = self.recent.iter().map(|other| common(other, prompt)).max().unwrap_or(0);
+        let others = self.recent.iter().map(|other| (common(other, prompt), other.len()));
+        let shared = others.filter(|(shared, length)| shared < length).map(|(shared, _)| shared).max().unwrap_or(0);
         if self.recent.len() >= RECENT {
             self.recent.pop_front();
         }
         self.recent.push_back(prompt.to_vec());
+        self.lacks(prompt, shared).then_some(shared)
+    }
+
+    /// Whether a copy of so much of a prompt is worth having beside what is kept.
+    pub(crate) fn lacks(&self, prompt: &[LlamaToken], shared: usize) -> bool {
         let known = self.kept.iter().map(|kept| common(&kept.tokens, prompt)).max().unwrap_or(0);
-        (shared >= known + WORTH).then_some(shared)
+        shared >= known + WORTH
     }
 
     /// Keeps a cache of these tokens, which has `held` of them and of what came after. All that is kept has no more than `room`
@@ -57,23 +64,24 @@ impl Prefixes {
         }
     }
 
-    /// With how many of a prompt's tokens the best of what is kept begins; the last of them has to be fed anyway.
-    pub(crate) fn common(&self, tokens: &[LlamaToken]) -> usize {
-        self.best(tokens).map_or(0, |(_, cached)| cached)
+    /// With how many of a prompt's tokens the best of what is kept begins, if a slot that has `cached` of them is worth leaving for it.
+    /// The last token has to be fed anyway, for its output.
+    pub(crate) fn better(&self, prompt: &[LlamaToken], cached: usize) -> Option<usize> {
+        self.best(prompt, cached).map(|(_, common)| common)
     }
 
-    /// The cache that has the most of a prompt, and how many tokens of it are the prompt's.
-    pub(crate) fn take(&mut self, tokens: &[LlamaToken]) -> Option<(&[u8], usize)> {
-        let (at, cached) = self.best(tokens)?;
+    /// The same, with the cache it is in.
+    pub(crate) fn find(&mut self, prompt: &[LlamaToken], cached: usize) -> Option<(&[u8], usize)> {
+        let (at, common) = self.best(prompt, cached)?;
         let kept = self.kept.remove(at);
         self.kept.push(kept);
-        self.kept.last().map(|kept| (&kept.state[..], cached))
+        self.kept.last().map(|kept| (&kept.state[..], common))
     }
 
-    fn best(&self, tokens: &[LlamaToken]) -> Option<(usize, usize)> {
-        let most = tokens.len().saturating_sub(1);
-        let known = self.kept.iter().map(|kept| common(&kept.tokens, &tokens[..most])).enumerate();
-        known.max_by_key(|(_, cached)| *cached).filter(|(_, cached)| *cached > 0)
+    fn best(&self, prompt: &[LlamaToken], cached: usize) -> Option<(usize, usize)> {
+        let most = prompt.len().saturating_sub(1);
+        let known = self.kept.iter().map(|kept| common(&kept.tokens, &prompt[..most])).enumerate();
+        known.max_by_key(|(_, common)| *common).filter(|(_, common)| *common >= cached + WORTH)
     }
 }
 
@@ -90,14 +98,27 @@ mod tests {
         let mut prefixes = Prefixes::default();
         assert_eq!(prefixes.notice(&prompt(0..40, -1)), None, "nobody else begins so");
         assert_eq!(prefixes.notice(&prompt(0..40, -2)), Some(40));
+        assert_eq!(prefixes.notice(&prompt(0..40, -3)), Some(40), "nobody has kept it yet");
         prefixes.keep(&prompt(0..40, -2)[..40], 48, vec![7; 480], 1000);
-        assert_eq!(prefixes.notice(&prompt(0..40, -3)), None, "it is kept");
-        assert_eq!(prefixes.notice(&prompt(0..10, -3)), None, "too little");
-        let asked = prompt(0..40, -4);
-        assert_eq!(prefixes.common(&asked), 40);
-        assert_eq!(prefixes.take(&asked), Some((&[7; 480][..], 40)));
-        assert_eq!(prefixes.take(&asked[..40]).map(|(_, cached)| cached), Some(39), "the last is fed for its output");
-        assert_eq!(prefixes.take(&prompt(5..40, -4)), None);
+        assert!(!prefixes.lacks(&prompt(0..40, -3), 40), "somebody was faster");
+        assert_eq!(prefixes.notice(&prompt(0..40, -4)), None, "it is kept");
+        assert_eq!(prefixes.notice(&prompt(0..10, -4)), None, "too little");
+        let asked = prompt(0..40, -5);
+        assert_eq!(prefixes.better(&asked, 0), Some(40));
+        assert_eq!(prefixes.better(&asked, 30), None, "ten tokens are not worth leaving the slot for");
+        assert_eq!(prefixes.find(&asked, 0), Some((&[7; 480][..], 40)));
+        assert_eq!(prefixes.better(&asked[..40], 0), Some(39), "the last is fed for its output");
+        assert_eq!(prefixes.find(&prompt(5..40, -5), 0), None);
+    }
+
+    #[test]
+    fn a_conversation_that_goes_on_is_not_copied_each_turn() {
+        let mut prefixes = Prefixes::default();
+        for turn in 1..5 {
+            let so_far: Vec<_> = (0..turn * 40).map(LlamaToken).collect();
+            assert_eq!(prefixes.notice(&so_far), None, "turn {turn}");
+        }
+        assert_eq!(prefixes.notice(&prompt(0..40, -1)), Some(40), "another begins like them");
     }
 
     #[test]
@@ -107,11 +128,11 @@ mod tests {
         for (number, head) in (0u8..).zip(heads.clone()) {
             // A byte a token, and room for two.
             prefixes.keep(&prompt(head, -1)[..20], 28, vec![number; 28], 60);
-            prefixes.take(&prompt(0..20, -2));
+            prefixes.find(&prompt(0..20, -2), 0);
         }
-        let kept = heads.map(|head| prefixes.common(&prompt(head, -2)));
-        assert_eq!(kept, [20, 0, 20]);
+        let kept = heads.map(|head| prefixes.better(&prompt(head, -2), 0));
+        assert_eq!(kept, [Some(20), None, Some(20)]);
         prefixes.keep(&prompt(300..400, -1)[..100], 100, vec![9; 100], 60);
-        assert_eq!(prefixes.common(&prompt(300..400, -2)), 0, "larger than all there is room for");
+        assert_eq!(prefixes.better(&prompt(300..400, -2), 0), None, "larger than all there is room for");
     }
 }

@@ -10,14 +10,7 @@ use selvedge_core::{
     scheduler::SequenceView,
 };
 
-use crate::{
-    grammar, logits,
-    prefixes::{Prefixes, WORTH},
-    sampling,
-    slots::Slots,
-    sys::Batch,
-    text::TextStream,
-};
+use crate::{grammar, logits, prefixes::Prefixes, sampling, slots::Slots, sys::Batch, text::TextStream};
 
 /// What a request wants, and where the answer goes.
 pub(crate) enum Task {
@@ -147,8 +140,8 @@ impl Sequence {
     /// What a Scheduler sees of it.
     pub(crate) fn view(&self, now: Instant, slots: &Slots, prefixes: &Prefixes) -> SequenceView {
         let cached = if let Cache::None = self.cache {
-            let (slot, kept) = (slots.common(&self.tokens), prefixes.common(&self.tokens));
-            if kept >= slot + WORTH { kept } else { slot }
+            let slot = slots.common(&self.tokens);
+            prefixes.better(&self.tokens, slot).unwrap_or(slot)
         } else {
             self.fed
         };

@@ -19,7 +19,7 @@ use crate::{
     embedder::Embedder,
     gguf::Summary,
     inbox::Inbox,
-    prefixes::{Prefixes, WORTH},
+    prefixes::Prefixes,
     sequence::{Cache, Job, Sequence, Task, internal},
     slots::Slots,
     sys::{self, Batch, Context, Decoded, Pooling, ThreadPool},
@@ -302,9 +302,7 @@ impl<'m> Worker<'m> {
             }
             Cache::None | Cache::Slot(_) => {
                 let mut cached = taken.cached;
-                if self.prefixes.common(&sequence.tokens) >= cached + WORTH
-                    && let Some((state, common)) = self.prefixes.take(&sequence.tokens)
-                {
+                if let Some((state, common)) = self.prefixes.find(&sequence.tokens, cached) {
                     self.context.forget(taken.slot, 0);
                     cached = if self.context.restore(taken.slot, state) { common } else { 0 };
                 }
@@ -334,6 +332,7 @@ impl<'m> Worker<'m> {
     fn keep_shared(&mut self, index: usize) {
         let sequence = &mut self.live[index];
         if let Some(shared) = sequence.shared.take()
+            && self.prefixes.lacks(&sequence.tokens, shared)
             && let Some(slot) = sequence.slot()
         {
             let state = self.context.save(slot);

@@ -9,7 +9,7 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::{
     error::{closed, from_sql, is_conflict, is_locked, unanswered},
-    tx::{Db, Flush, Schema, Tx, params, plain_isolation},
+    tx::{Db, Flush, Schema, Tx, get, params},
     wake::News,
 };
 
@@ -25,7 +25,7 @@ pub(crate) struct Connections {
     pub(crate) runtime: Handle,
     /// For how many days completed jobs are kept.
     pub(crate) history: Option<u32>,
-    /// The server's [default isolation](crate::tx::plain_isolation) will do.
+    /// The server's default isolation is the one that the statements rely on.
     pub(crate) plain: bool,
 }
 
@@ -40,10 +40,12 @@ impl Connections {
         self.clock.as_ref().map(|clock| clock.now().0)
     }
 
-    /// Asks the server what the statements may rely on.
+    /// Asks the server how it isolates a transaction that does not say.
     pub(crate) async fn learn(&mut self) -> Result<()> {
         let conn = self.get("postgres.open").await?;
-        self.plain = plain_isolation(&self.db(&conn, "postgres.open")).await?;
+        let sql = "SELECT current_setting('default_transaction_isolation')";
+        let default = self.db(&conn, "postgres.open").one(sql, &[], |row| get::<String>(row, 0)).await?;
+        self.plain = default.as_deref() == Some("read committed");
         Ok(())
     }
 

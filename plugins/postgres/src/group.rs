@@ -98,9 +98,9 @@ impl Lane {
     async fn form(self, mut received: mpsc::UnboundedReceiver<Member>) {
         let places = Arc::new(Semaphore::new(WIDTH as usize));
         while let Some(first) = received.recv().await {
-            // Whoever comes until there is a place joins this group.
-            let alone = tokio::time::timeout(PATIENCE, places.acquire_many(WIDTH)).await;
-            drop(alone);
+            // Whoever comes until there is a place joins this group. All places are free when nobody is under way; after so long
+            // one of them will do.
+            drop(tokio::time::timeout(PATIENCE, places.acquire_many(WIDTH)).await);
             let Ok(place) = places.clone().acquire_owned().await else { return };
             let (mut jobs, mut bytes) = weight(&first.commit);
             let mut members = vec![first];

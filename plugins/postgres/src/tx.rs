@@ -28,7 +28,7 @@ pub(crate) enum Flush {
 }
 
 impl Flush {
-    /// The isolation is named because a server may have [another default](plain_isolation), and the statements rely on this one.
+    /// The isolation is named because a server may have another default, and the statements rely on this one.
     pub(crate) fn begin(self) -> &'static str {
         match self {
             Self::Waits => "BEGIN ISOLATION LEVEL READ COMMITTED",
@@ -56,12 +56,6 @@ pub(crate) struct Db<'c> {
     pub(crate) keep: bool,
     /// A statement alone has the isolation that it needs; otherwise it has to be named.
     pub(crate) plain: bool,
-}
-
-/// Whether this server isolates a transaction, if it is not told otherwise, as the statements need it.
-pub(crate) async fn plain_isolation(db: &Db<'_>) -> Result<bool> {
-    let sql = "SELECT current_setting('default_transaction_isolation')";
-    Ok(db.one(sql, &[], |row| get::<String>(row, 0)).await?.as_deref() == Some("read committed"))
 }
 
 /// A write transaction: the moment it happens at, and whom to wake once it is committed.

@@ -313,6 +313,9 @@ async fn a_job_of_any_priority_is_found_from_anywhere() {
             assert!(more.is_sorted_by_key(|job| job.priority));
             jobs.extend(more);
         }
+        let mut found: Vec<i16> = jobs.iter().map(|job| job.priority + round).collect();
+        found.sort_unstable();
+        assert_eq!(found, [0, 1, 2, 3, 4]);
         let leases = jobs.iter().map(|job| job.lease);
         there.commit(&cx, Commit::new().complete_many(leases)).await.unwrap();
         assert_eq!(there.lease(&cx, LeaseRequest::new("work", 9)).await.unwrap(), []);

@@ -225,7 +225,7 @@ impl<'p> Contest<'p> {
     /// Everybody's latency, each at the rate it can take; ours also at theirs.
     fn latency(&mut self, round: usize) -> Result<()> {
         let told = self.own_latency(self.rate, round)?;
-        self.keep_waits(OURS, &told, "")?;
+        self.keep_waits(OURS, &told, str::to_owned)?;
         for who in Who::ALL {
             let load = self.values.median(Contestant::Peer(who), CONTINUOUS)?;
             let name = who.peer().name;
@@ -243,10 +243,10 @@ impl<'p> Contest<'p> {
                     None => break (told, asked),
                 };
             };
-            self.keep_waits(Contestant::Peer(who), &told, "")?;
+            self.keep_waits(Contestant::Peer(who), &told, str::to_owned)?;
             if asked < self.rate {
                 let told = self.own_latency(asked, round)?;
-                self.keep_waits(OURS, &told, name)?;
+                self.keep_waits(OURS, &told, |wait| rows::at_the_rate_of(wait, name))?;
             }
         }
         Ok(())
@@ -259,9 +259,9 @@ impl<'p> Contest<'p> {
         Ok(told)
     }
 
-    fn keep_waits(&mut self, who: Contestant, told: &[Measurement], beside: &str) -> Result<()> {
+    fn keep_waits(&mut self, who: Contestant, told: &[Measurement], case: impl Fn(&str) -> String) -> Result<()> {
         for name in [rows::P50, rows::P99, rows::REACHED] {
-            self.keep(who, &rows::at_the_rate_of(name, beside), told, name)?;
+            self.keep(who, &case(name), told, name)?;
         }
         Ok(())
     }

@@ -43,6 +43,8 @@ const OURS: &str = "SELECT * FROM ";
 #[derive(Debug, Default)]
 pub(super) struct Touched {
     pub(super) claims: Vec<f64>,
+    /// The same with what planning read.
+    pub(super) planned: Vec<f64>,
     pub(super) look_backs: Vec<f64>,
     pub(super) raw: Vec<f64>,
 }
@@ -97,7 +99,10 @@ fn touched(log: &str) -> Result<Touched> {
         if text.contains(raw::CLAIM) {
             touched.raw.push(own as f64);
         } else if text.contains(CLAIM) {
+            // A log without them would count nothing, whatever was touched.
+            ensure!(*inside > 0, "the log has no statement within this claim: {text}");
             touched.claims.push(*inside as f64);
+            touched.planned.push(own as f64);
         } else if text.contains(LOOK_BACK) {
             touched.look_backs.push(own as f64);
         } else if !is_ours {
@@ -172,8 +177,16 @@ mod tests {
     fn a_claim_touches_what_the_statements_within_it_do() {
         let touched = touched(&LOG.repeat(2)).unwrap();
         assert_eq!(touched.claims, [15.0, 15.0], "the largest node of each counts, and no planning");
+        assert_eq!(touched.planned, [90.0, 90.0]);
         assert_eq!(touched.look_backs, [1500.0, 1500.0]);
         assert_eq!(touched.raw, [] as [f64; 0]);
+    }
+
+    #[test]
+    fn a_log_without_what_ran_within_a_claim_is_an_error() {
+        let outer = "7 LOG:  duration: 1 ms  plan:\n\
+            \t{\"Query Text\": \"SELECT * FROM claim() /* selvedge claim */\", \"Plan\": {\"Shared Hit Blocks\": 90}}\n";
+        assert!(touched(outer).is_err());
     }
 
     #[test]

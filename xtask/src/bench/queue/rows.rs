@@ -18,9 +18,9 @@ pub(super) const WITH: &str = "enqueue, wake-ups on";
 pub(super) const WITHOUT: &str = "enqueue, wake-ups off";
 pub(super) const REPLAY: &str = "replay of a completed request";
 
-/// What a wait, or ours at the rate of a slower peer, is kept as.
+/// What a wait of ours at the rate of a slower peer is kept as.
 pub(super) fn at_the_rate_of(name: &str, peer: &str) -> String {
-    if peer.is_empty() { name.into() } else { format!("{name} at the rate of {peer}") }
+    format!("{name} at the rate of {peer}")
 }
 
 fn nobody(name: &'static str) -> Peer {
@@ -106,11 +106,15 @@ pub(super) fn rows(contest: &Contest<'_>, bench: &'static str, held: usize) -> R
     Ok(table.rows)
 }
 
-/// What has no peer: our look from the beginning of the queue, which is rationed.
+/// What has no peer: what planning adds to a claim, and our look from the beginning of the queue, which is rationed.
 pub(super) fn alone(contest: &Contest<'_>) -> Vec<(String, f64, String)> {
+    let planned = contest.touched.planned.iter().copied().fold(0.0, f64::max);
     let found = &contest.touched.look_backs;
     let many = found.len() as f64;
-    let mut alone = vec![("looks back while a snapshot is held".to_owned(), many, "of them".to_owned())];
+    let mut alone = vec![
+        ("a claim while a snapshot is held, with planning, most".to_owned(), planned, "buffers".to_owned()),
+        ("looks back while a snapshot is held".to_owned(), many, "of them".to_owned()),
+    ];
     if !found.is_empty() {
         let most = found.iter().copied().fold(0.0, f64::max);
         alone.push(("a look back while a snapshot is held, most".into(), most, "buffers".into()));
