@@ -234,7 +234,7 @@ pub(crate) async fn limit(tx: &mut Tx<'_>, queue: &str, limits: Limits) -> Resul
 
 /// Gives back jobs whose lease ran out: how many are ready again, and how many are dead.
 pub(crate) async fn rescue(tx: &mut Tx<'_>) -> Result<(u64, u64)> {
-    // The server's clock is read by the function itself: nothing it can see by then was leased later.
+    // The server's clock is read by the function itself: by that of the transaction, what others leased since would lie ahead.
     let read = |row: &Row| Ok((get::<String>(row, 0)?, get::<i16>(row, 1)?));
     let rescued = tx.all("SELECT * FROM selvedge.rescue($1)", params![tx.given], read).await?;
     let dead = rescued.iter().filter(|(_, state)| *state == 2).count() as u64;

@@ -24,6 +24,9 @@ const TRIES: usize = 8;
 ///
 /// `known` is what was there when the statement began. The insert is tried only when the key is new, past its retention or
 /// free; it looks again at the row it then holds. No row means that somebody came in between.
+///
+/// A claim that lies ahead of the clock is over: the clock has stepped back. The row may have been claimed while this statement waited
+/// for it, after `instant`, so the clock is asked again.
 const CLAIM: &str = "
     WITH instant AS MATERIALIZED (SELECT selvedge.clock($7) AS now), known AS MATERIALIZED (
       SELECT idempotency.*, claimed_until > now AND claimed_at <= now AS held, keep_until <= now AS over
@@ -40,7 +43,7 @@ const CLAIM: &str = "
         point_name = CASE WHEN kept.keep_until > excluded.claimed_at THEN kept.point_name END,
         point_data = CASE WHEN kept.keep_until > excluded.claimed_at THEN kept.point_data END,
         status = NULL, headers = NULL, body = NULL
-      WHERE NOT coalesce(kept.claimed_until > excluded.claimed_at AND kept.claimed_at <= excluded.claimed_at, false)
+      WHERE NOT coalesce(kept.claimed_until > excluded.claimed_at AND kept.claimed_at <= selvedge.clock($7), false)
         AND (kept.keep_until <= excluded.claimed_at OR (kept.status IS NULL AND kept.fingerprint = $3))
       RETURNING attempt, point_name, point_data
     )

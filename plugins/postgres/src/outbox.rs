@@ -199,6 +199,8 @@ pub(crate) async fn rescue(tx: &mut Tx<'_>) -> Result<u64> {
            SELECT id FROM selvedge.outbox
            WHERE state = 2
              AND (leased_until <= (SELECT selvedge.clock($1)) OR leased_at > (SELECT selvedge.clock($1)))
+             -- A row that changed meanwhile is looked at again, and may have been leased since.
+             AND (leased_until <= selvedge.clock($1) OR leased_at > selvedge.clock($1))
            FOR UPDATE SKIP LOCKED
          )
          UPDATE selvedge.outbox SET state = 1, {UNLEASED} FROM over WHERE outbox.id = over.id"

@@ -322,12 +322,10 @@ async fn a_job_of_any_priority_is_found_from_anywhere() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_isolates_more_serves_as_well() {
+/// Workers beside each other, by the server's own clock: nobody meets a conflict or loses a lease that just began.
+async fn workers_side_by_side(url: String, schema: String) {
     const JOBS: usize = 400;
-    let Some(cluster) = &*CLUSTER else { return };
-    let (schema, cx) = (cluster.schema(), Context::new());
-    let url = format!("{}&options=-c%20default_transaction_isolation%3Dserializable", cluster.url());
+    let cx = Context::new();
     let store = PostgresStore::builder(url).schema(schema).open().await.unwrap();
     let workers = (0..8).map(|_| {
         let (store, cx) = (store.clone(), cx.clone());
@@ -347,9 +345,50 @@ async fn a_server_that_isolates_more_serves_as_well() {
     for worker in workers.collect::<Vec<_>>() {
         done += worker.await.unwrap();
     }
-    // Nobody met a conflict, and nothing was done twice.
     done += store.lease(&cx, LeaseRequest::new("work", JOBS)).await.unwrap().len();
     assert_eq!(done, JOBS);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_side_by_side_take_no_lease_from_each_other() {
+    let Some(cluster) = &*CLUSTER else { return };
+    for _ in 0..10 {
+        workers_side_by_side(cluster.url(), cluster.schema()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_isolates_more_serves_as_well() {
+    let Some(cluster) = &*CLUSTER else { return };
+    let url = format!("{}&options=-c%20default_transaction_isolation%3Dserializable", cluster.url());
+    workers_side_by_side(url, cluster.schema()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_who_claim_one_key_at_once_one_has_it() {
+    let Some(cluster) = &*CLUSTER else { return };
+    let schema = cluster.schema();
+    // Their own connections, and the server's own clock: the later of two may have read the time first.
+    let mut stores = Vec::new();
+    for _ in 0..8 {
+        stores.push(open(cluster, &schema).await);
+    }
+    for round in 0..100 {
+        let together = Arc::new(tokio::sync::Barrier::new(stores.len()));
+        let claims = stores.iter().map(|store| {
+            let (store, together) = (store.clone(), together.clone());
+            tokio::spawn(async move {
+                let key = IdempotencyKey::new("orders", format!("key-{round}")).unwrap();
+                together.wait().await;
+                store.claim(&Context::new(), ClaimRequest::new(key, Fingerprint::of("pay", b"{}"))).await.unwrap()
+            })
+        });
+        let mut fresh = 0;
+        for claim in claims.collect::<Vec<_>>() {
+            fresh += usize::from(matches!(claim.await.unwrap(), Claim::Fresh(_)));
+        }
+        assert_eq!(fresh, 1, "round {round}");
+    }
 }
 
 #[tokio::test]

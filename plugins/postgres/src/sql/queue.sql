@@ -147,19 +147,25 @@ RETURNS TABLE (rescued_queue text, rescued_state smallint) LANGUAGE plpgsql
 SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 DECLARE now bigint := selvedge.clock(given);
 BEGIN
-  -- A lease that was granted in the clock's future is over too: the clock has stepped back.
+  -- A lease that was granted in the clock's future is over too: the clock has stepped back. What was granted since `now` was read is
+  -- in the future of `now` alone, so the clock is asked again for each that seems to be: all that a statement sees was granted before.
   IF NOT EXISTS (SELECT 1 FROM selvedge.lease_batch WHERE until <= now)
-    AND NOT EXISTS (SELECT 1 FROM selvedge.lease_batch WHERE granted_at > now) THEN RETURN; END IF;
+    AND NOT EXISTS (SELECT 1 FROM selvedge.lease_batch WHERE granted_at > now AND granted_at > selvedge.clock(given))
+  THEN RETURN; END IF;
   RETURN QUERY WITH over AS MATERIALIZED (
-    SELECT batch.token, batch.jobs FROM selvedge.lease_batch AS batch WHERE batch.until <= now OR batch.granted_at > now
+    SELECT batch.token, batch.jobs FROM selvedge.lease_batch AS batch
+    WHERE batch.until <= now OR (batch.granted_at > now AND batch.granted_at > selvedge.clock(given))
     LIMIT 500 FOR UPDATE SKIP LOCKED
   ), held AS MATERIALIZED (
-    SELECT job.id, job.token, job.leased_until, job.leased_until <= now OR job.leased_at > now AS over FROM over CROSS JOIN LATERAL unnest(over.jobs) AS wanted (id)
+    SELECT job.id, job.token, job.leased_until,
+      job.leased_until <= now OR (job.leased_at > now AND job.leased_at > selvedge.clock(given)) AS over
+    FROM over CROSS JOIN LATERAL unnest(over.jobs) AS wanted (id)
     JOIN selvedge.job ON job.id = wanted.id AND job.token = over.token
   ), free AS MATERIALIZED (
     -- Who is locked is being completed, failed or extended by somebody else: it is looked at again in a second.
     SELECT job.id FROM held JOIN selvedge.job ON job.id = held.id AND job.token = held.token
-    WHERE job.leased_until <= now OR job.leased_at > now FOR UPDATE OF job SKIP LOCKED
+    WHERE job.leased_until <= now OR (job.leased_at > now AND job.leased_at > selvedge.clock(given))
+    FOR UPDATE OF job SKIP LOCKED
   ), ended AS (
     UPDATE selvedge.job SET
       state = CASE WHEN cancel THEN 3 WHEN attempt >= max_attempts THEN 2 ELSE 0 END,
