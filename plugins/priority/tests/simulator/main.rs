@@ -13,7 +13,7 @@ use selvedge_core::{
     scheduler::{Advance, Class, Load, Permit, Plan, SchedulerCapabilities, Step, Work},
 };
 use selvedge_priority::{Builder, Priority};
-use world::{Arrivals, FakeClock, GPU, Law, ONE_CORE, Report, Source, TWO_CORES, World, simulate};
+use world::{Arrivals, BOUND, FakeClock, GPU, Law, ONE_CORE, Report, Source, TWO_CORES, World, simulate};
 
 /// Policies that each break one rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +81,7 @@ impl Scheduler for Policy {
 fn run(world: &World, flaw: Flaw, set: impl FnOnce(Builder) -> Builder) -> Report {
     let clock = FakeClock::default();
     let builder = Priority::builder(world.concurrency, 256).clock(Arc::new(clock.clone()));
+    let builder = builder.step_bound(Duration::from_secs_f64(BOUND));
     let inner = set(builder).build().unwrap();
     simulate(world, &Policy { inner, flaw }, &clock)
 }
