@@ -359,6 +359,20 @@ async fn a_handler_may_not_outlast_its_claim() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_waited_for_the_key_has_all_of_its_hold() {
+    let hold = Duration::from_millis(1_500);
+    let (_folder, shop, server) = start(|layer| layer.hold(hold).wait(Duration::from_secs(10))).await;
+    let first = tokio::spawn(send(&server, "/gated", "k", "tea").send());
+    until("the first is in its handler", async || shop.calls() == 1).await;
+    let second = tokio::spawn(send(&server, "/gated", "k", "tea").send());
+    assert_eq!(first.await.unwrap().unwrap().status(), 504, "it never comes back");
+    until("the second has the key", async || shop.calls() == 2).await;
+    tokio::time::sleep(hold / 3).await;
+    shop.gate.notify_one();
+    assert_eq!(text(second.await.unwrap().unwrap()).await, (200, "order 1".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn effect_and_settlement_can_be_one_commit() {
     let folder = Folder::new();
     let store = AnyStore::new(folder.open());

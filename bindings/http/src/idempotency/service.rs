@@ -111,14 +111,13 @@ where
     S::Future: Send,
 {
     let cx = parts.extensions.get::<Context>().cloned().unwrap_or_default();
-    let started = Instant::now();
-    let ticket = match wait_for(&rules, &cx, claim).await? {
-        Found::Fresh(ticket) => ticket,
+    let (ticket, claimed) = match wait_for(&rules, &cx, claim).await? {
+        Found::Fresh(ticket, claimed) => (ticket, claimed),
         Found::Answer(response) => return Ok(response),
     };
     parts.extensions.insert(ticket.clone());
     let request = Request::from_parts(parts, Body::from(bytes));
-    let left = rules.hold.saturating_sub(started.elapsed());
+    let left = rules.hold.saturating_sub(claimed.elapsed());
     // Whatever cancels the request, how it ended must be kept.
     let cx = cx.with_cancel(CancelToken::new());
     let work = AssertUnwindSafe(inner.oneshot(request).map(infallible)).catch_unwind();
@@ -150,7 +149,8 @@ where
 }
 
 enum Found {
-    Fresh(Ticket),
+    /// The key is ours, since this moment at the earliest.
+    Fresh(Ticket, Instant),
     Answer(Response),
 }
 
@@ -159,8 +159,10 @@ async fn wait_for(rules: &Rules, cx: &Context, claim: ClaimRequest) -> Result<Fo
     let until = Instant::now() + rules.wait;
     let mut look = LOOK.0;
     loop {
+        // A request that had to wait for the key has all of its hold all the same.
+        let asked = Instant::now();
         match rules.store.claim(cx, claim.clone()).await? {
-            Claim::Fresh(ticket) => return Ok(Found::Fresh(ticket)),
+            Claim::Fresh(ticket) => return Ok(Found::Fresh(ticket, asked)),
             Claim::Done(answer) => {
                 let mut response = response_of(answer);
                 response.headers_mut().insert("idempotency-replayed", HeaderValue::from_static("true"));
