@@ -19,8 +19,8 @@ pub(super) const ENTRY: Entry = Entry {
     name: "ffi",
     title: "What a call costs in Kotlin, Swift and Python",
     method: "The calls of an app, on a real database (`fast`), in one process of each language: the façade and the code \
-             that UniFFI generates take turns in blocks of 20 ms, each on an engine of its own. The façade may cost a tenth \
-             more. \"smallest call\" sets UniFFI's code for a method without arguments (`CancelHandle.is_cancelled`) beside a \
+             that UniFFI generates take turns in blocks of 20 ms, on the same engine. The façade may cost a tenth more. \
+             \"smallest call\" sets UniFFI's code for a method without arguments (`CancelHandle.is_cancelled`) beside a \
              function of the same library called bare, by C in Swift, by JNA's direct mapping in Kotlin, by ctypes in Python; \
              it is there to inform. Python has no façade.",
     measure,

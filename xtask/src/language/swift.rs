@@ -1,6 +1,7 @@
 //! Swift: on the system's own toolchain where there is one, else in a Debian trixie that is made once and kept in the cache.
 
 use std::{
+    ffi::OsString,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -41,6 +42,7 @@ pub(crate) fn run(model: &Path) -> Result<Count> {
     let library = bindings::library()?.parent().context("the library lies in no folder")?.to_path_buf();
     let swift = Swift::find(&Folders { source: place::root(), library, build: place::target()?.join("swift") }, model)?;
     let mut command = swift.command("test", "bindings/swift")?;
+    command.args(swift.stand_in()?);
     let mut tally = Tally::default();
     let (status, _) = shell::streamed("Swift tests", &mut command, |_, line| tally.line(line))?;
     let mut count = tally.finish(status.success());
@@ -119,6 +121,20 @@ impl Swift {
     /// What programs call a folder: in the chroot it lies at its top.
     fn inside(&self, name: &str, folder: &Path) -> PathBuf {
         if self.root.is_some() { Path::new("/").join(name) } else { folder.to_path_buf() }
+    }
+
+    /// Compiles what stands in for UIKit, so that what is written for it runs on every system; the options that make it known.
+    fn stand_in(&self) -> Result<Vec<OsString>> {
+        let folder = self.built("stand-ins");
+        fs::create_dir_all(self.folders.build.join("stand-ins"))?;
+        let library = folder.join("libUIKit.a");
+        let mut command = self.program("swiftc")?;
+        command.args(["-swift-version", "6", "-parse-as-library", "-static", "-emit-library", "-emit-module"]);
+        command.args(["-module-name", "UIKit", "-emit-module-path"]).arg(folder.join("UIKit.swiftmodule"));
+        command.arg("-o").arg(&library).arg(self.source("bindings/swift/Tests/StandIns/UIKit.swift"));
+        shell::quiet("compile the stand-in for UIKit", &mut command)?;
+        let options = ["-Xswiftc", "-I", "-Xswiftc"].map(OsString::from).into_iter().chain([folder.into()]);
+        Ok(options.chain(["-Xlinker".into(), library.into()]).collect())
     }
 
     /// A program that was built.

@@ -12,7 +12,8 @@ import SelvedgeGenerated
 /// print(order.key)
 /// ```
 public final class Engine: Sendable {
-    private let native: SelvedgeGenerated.Engine
+    /// The generated engine; the benchmark measures the façade beside it.
+    package let native: SelvedgeGenerated.Engine
 
     /// Opens a database, and models if there are any. Large models take seconds; no thread is blocked.
     ///

@@ -5,10 +5,11 @@
     /// Tells an ``ExitOffer`` when the sheet of a paywall is swiped away, and hands on what is to be done.
     ///
     /// ```swift
-    /// paywall.presentationController?.delegate = PaywallDismissal(exit) { perform($0) }
+    /// dismissal = PaywallDismissal(exit) { perform($0) }
+    /// paywall.presentationController?.delegate = dismissal
     /// ```
     ///
-    /// The presentation controller does not keep its delegate: the app has to.
+    /// The presentation controller does not keep its delegate: the app has to, for as long as the paywall is shown.
     @MainActor
     public final class PaywallDismissal: NSObject, UIAdaptivePresentationControllerDelegate {
         private let offer: ExitOffer
@@ -24,7 +25,8 @@
 
         /// The sheet stays when an offer is to be made.
         public func presentationControllerShouldDismiss(_: UIPresentationController) -> Bool {
-            ((try? offer.declined(.swipe)) ?? .noPaywall) != nil
+            // `try?` would make one `nil` of an error and of nothing that keeps the offer from being made.
+            do { return try offer.declined(.swipe) != nil } catch { return true }
         }
 
         public func presentationControllerDidAttemptToDismiss(_: UIPresentationController) {
@@ -36,7 +38,7 @@
         }
 
         private func tell(_ input: ExitInput) {
-            (try? offer.on(input))?.forEach(act)
+            for action in (try? offer.on(input)) ?? [] { act(action) }
         }
     }
 #endif

@@ -18,10 +18,9 @@ struct Bench {
     }
 
     func measure(in folder: URL) async throws {
-        let facade = try await Selvedge.Engine(
-            database: folder.appendingPathComponent("facade.db").path, durability: .fast)
-        let config = EngineConfig(database: folder.appendingPathComponent("uniffi.db").path, durability: .fast)
-        let uniffi = try await SelvedgeGenerated.Engine.open(config: config, hosts: Hosts())
+        let facade = try await Selvedge.Engine(database: folder.appendingPathComponent("app.db").path, durability: .fast)
+        // One engine for both: a second has threads of its own, which the system may treat otherwise.
+        let uniffi = facade.native
         let call = Call()
         let handle = CancelHandle()
         let small = Data("{\"item\":\"\(String(repeating: "tea", count: 330))\"}".utf8)
@@ -30,13 +29,8 @@ struct Bench {
         let order = NewIntent(operation: "orders.create", payload: small)
         let bad = NewIntent(operation: "", payload: small)
         let kept = try await facade.submit(order).id
-        let keptNative = try await uniffi.submit(intent: order, call: call, cancel: nil).id
         let keptLarge = try await facade.submit(NewIntent(operation: "orders.create", payload: text)).id
-        let keptLargeNative = try await uniffi.submit(
-            intent: NewIntent(operation: "orders.create", payload: text), call: call, cancel: nil
-        ).id
         try await facade.publish("news", small)
-        _ = try await uniffi.publish(topic: "news", payload: small, call: call, cancel: nil)
         let answering = Answering()
 
         try await compare(
@@ -51,11 +45,11 @@ struct Bench {
         try await compare(
             "intent, 1 KB out",
             ("facade", { _ = try await facade.intent(id: kept) }),
-            ("uniffi", { _ = try await uniffi.intent(id: keptNative) }))
+            ("uniffi", { _ = try await uniffi.intent(id: kept) }))
         try await compare(
             "intent, 1 MB out",
             ("facade", { _ = try await facade.intent(id: keptLarge) }),
-            ("uniffi", { _ = try await uniffi.intent(id: keptLargeNative) }))
+            ("uniffi", { _ = try await uniffi.intent(id: keptLarge) }))
         try await compare(
             "submit, 1 KB in",
             ("facade", { _ = try await facade.submit(order) }),
@@ -79,7 +73,6 @@ struct Bench {
                 }
             ))
         _ = try await facade.flush(answering)
-        _ = try await uniffi.flush(transport: answering, call: call, cancel: nil)
         try await compare(
             "submit and flush, one callback",
             (
@@ -97,7 +90,6 @@ struct Bench {
                 }
             ))
         try facade.close()
-        try uniffi.shutdown()
     }
 
     /// Lets the layers take turns, block by block, and prints each one's median.

@@ -15,9 +15,7 @@ import dev.selvedge.SelvedgeException
 import dev.selvedge.ffi.Call
 import dev.selvedge.ffi.CancelHandle
 import dev.selvedge.ffi.Durability
-import dev.selvedge.ffi.EngineConfig
 import dev.selvedge.ffi.EngineException
-import dev.selvedge.ffi.Hosts
 import dev.selvedge.ffi.Start
 import kotlinx.coroutines.flow.first
 import kotlinx.coroutines.runBlocking
@@ -70,19 +68,20 @@ private suspend fun measure(
     folder: File,
     quick: Boolean,
 ) {
-    val facade = Engine.open(folder.resolve("facade.db").path, durability = Durability.FAST)
-    val uniffi = NativeEngine.open(EngineConfig(folder.resolve("uniffi.db").path, Durability.FAST), Hosts())
+    val facade = Engine.open(folder.resolve("app.db").path, durability = Durability.FAST)
+    // One engine for both: a second has threads of its own, which the system may treat otherwise.
+    val native = Engine::class.java.getDeclaredField("native").apply { isAccessible = true }
+    val uniffi = native.get(facade) as NativeEngine
     val call = Call()
     val handle = CancelHandle()
     val small = """{"item":"${"tea".repeat(330)}"}""".encodeToByteArray()
     val large = ByteArray(1 shl 20) { 7 }
 
     fun order(payload: ByteArray = small) = NewIntent("orders.create", payload)
-    val kept = facade.submit(order()).id to uniffi.submit(order(), call, null).id
+    val kept = facade.submit(order()).id
     val text = """{"item":"${"t".repeat(1 shl 20)}"}""".encodeToByteArray()
-    val keptLarge = facade.submit(order(text)).id to uniffi.submit(order(text), call, null).id
+    val keptLarge = facade.submit(order(text)).id
     facade.publish("news", small)
-    uniffi.publish("news", small, call, null)
     val answering = HttpTransport { ANSWER }
     val nativeAnswering =
         object : NativeTransport {
@@ -101,14 +100,14 @@ private suspend fun measure(
     compare(
         quick,
         "intent, 1 KB out",
-        Layer("facade") { facade.intent(kept.first) },
-        Layer("uniffi") { uniffi.intent(kept.second) },
+        Layer("facade") { facade.intent(kept) },
+        Layer("uniffi") { uniffi.intent(kept) },
     )
     compare(
         quick,
         "intent, 1 MB out",
-        Layer("facade") { facade.intent(keptLarge.first) },
-        Layer("uniffi") { uniffi.intent(keptLarge.second) },
+        Layer("facade") { facade.intent(keptLarge) },
+        Layer("uniffi") { uniffi.intent(keptLarge) },
     )
     compare(
         quick,
@@ -147,7 +146,6 @@ private suspend fun measure(
         Layer("uniffi") { uniffi.subscribe("news", Start.Earliest, null).use { it.nextBatch(64u) } },
     )
     facade.flush(answering)
-    uniffi.flush(nativeAnswering, call, null)
     compare(
         quick,
         "submit and flush, one callback",
@@ -161,7 +159,6 @@ private suspend fun measure(
         },
     )
     facade.close()
-    uniffi.shutdown()
 }
 
 /** Lets the layers take turns, block by block, and prints each one's median. */
