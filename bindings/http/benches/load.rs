@@ -1,7 +1,7 @@
 //! Load for a server with OpenAI's API, ours or another: people's questions as they come (a Poisson process), beside
 //! streams of batch work that never end. Prints one JSON object: the times to the first token, and the tokens of the batch work.
 //!
-//! `--url http://127.0.0.1:8080 --seconds 60 --p0 1.0 --p2 8 --seed 1`
+//! `--url http://127.0.0.1:8080 --seconds 60 --p0 1.0 --p2 8 --stalled 0 --unread 0 --seed 1`
 #![allow(missing_docs, clippy::expect_used)]
 
 use std::{
@@ -13,6 +13,10 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 /// Tokens of an answer to a person.
 const SHORT: usize = 16;
@@ -28,6 +32,10 @@ struct Options {
     p0: f64,
     /// Streams of batch work.
     p2: usize,
+    /// Clients that connect, or begin a request, and do no more.
+    stalled: usize,
+    /// Clients that ask for a piece of batch work and read only how its answer begins.
+    unread: usize,
     seed: u64,
 }
 
@@ -41,6 +49,8 @@ impl Options {
             seconds: number("--seconds", 60.0) as u64,
             p0: number("--p0", 1.0),
             p2: number("--p2", 8.0) as usize,
+            stalled: number("--stalled", 0.0) as usize,
+            unread: number("--unread", 0.0) as usize,
             seed: number("--seed", 1.0) as u64,
         }
     }
@@ -106,10 +116,42 @@ fn story(random: &mut fastrand::Rng) -> Value {
     json!({ "prompt": prompt, "max_tokens": LONG, "temperature": 0.8, "stream": true, "seed": random.u32(..) })
 }
 
+/// Connects and sends so much of a request; what comes back is read as far as `answer` is long.
+async fn leave(address: &str, request: &str, answer: &mut [u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.expect("connects");
+    stream.write_all(request.as_bytes()).await.expect("sends");
+    stream.read_exact(answer).await.expect("answers");
+    stream
+}
+
+/// The clients that stall and those that do not read, for as long as what is returned is kept.
+async fn idlers(options: &Options) -> Vec<TcpStream> {
+    let address = options.url.strip_prefix("http://").expect("an http URL");
+    let head = |path: &str, length: usize| {
+        format!("POST {path} HTTP/1.1\r\nhost: x\r\nx-selvedge-priority: p2\r\ncontent-length: {length}\r\n\r\n")
+    };
+    let chat = head("/v1/chat/completions", 4_096);
+    let (half, cut) = (&chat[..chat.len() / 2], format!("{chat}{{\"messages\""));
+    let mut kept = Vec::with_capacity(options.stalled + options.unread);
+    for part in ["", half, &cut].into_iter().cycle().take(options.stalled) {
+        kept.push(leave(address, part, &mut []).await);
+    }
+    let mut random = fastrand::Rng::with_seed(options.seed ^ 0xff);
+    for _ in 0..options.unread {
+        let body = story(&mut random).to_string();
+        let request = head("/v1/completions", body.len()) + &body;
+        let mut begun = [0; 12];
+        kept.push(leave(address, &request, &mut begun).await);
+        assert_eq!(&begun, b"HTTP/1.1 200", "batch work is taken");
+    }
+    kept
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     let options = Options::read();
     let client = Client { http: reqwest::Client::new(), url: options.url.clone().into() };
+    let idlers = idlers(&options).await;
     let (ended, counted) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let mut batch = Vec::new();
     for stream in 0..options.p2 {
@@ -165,5 +207,6 @@ async fn main() {
     }
     ended.store(true, Ordering::Relaxed);
     batch.iter().for_each(tokio::task::JoinHandle::abort);
+    drop(idlers);
     println!("{}", json!({ "first_token_ms": times, "failed": failed, "batch_tokens_per_second": rate }));
 }

@@ -46,6 +46,7 @@ mod inbox;
 mod layout;
 mod logits;
 mod model;
+mod passage;
 mod plausible;
 mod prefixes;
 mod prepare;

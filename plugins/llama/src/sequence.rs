@@ -10,7 +10,9 @@ use selvedge_core::{
     scheduler::SequenceView,
 };
 
-use crate::{grammar, logits, prefixes::Prefixes, sampling, slots::Slots, sys::Batch, text::TextStream};
+use crate::{
+    grammar, logits, passage::Passage, prefixes::Prefixes, sampling, slots::Slots, sys::Batch, text::TextStream,
+};
 
 /// What a request wants, and where the answer goes.
 pub(crate) enum Task {
@@ -137,11 +139,21 @@ impl Sequence {
         }
     }
 
+    /// The prompt and what was added to it, as the caches see it.
+    pub(crate) fn passage(&self) -> Passage<'_> {
+        Passage { tenant: self.job.cx.tenant(), tokens: &self.tokens }
+    }
+
+    /// What of that the cache has.
+    pub(crate) fn read(&self) -> Passage<'_> {
+        self.passage().first(self.fed)
+    }
+
     /// What a Scheduler sees of it.
     pub(crate) fn view(&self, now: Instant, slots: &Slots, prefixes: &Prefixes) -> SequenceView {
         let cached = if let Cache::None = self.cache {
-            let slot = slots.common(&self.tokens);
-            prefixes.better(&self.tokens, slot).unwrap_or(slot)
+            let slot = slots.common(self.passage());
+            prefixes.better(self.passage(), slot).unwrap_or(slot)
         } else {
             self.fed
         };

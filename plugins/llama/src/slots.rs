@@ -1,8 +1,9 @@
 //! The places of a context: who holds which, and what lies in those that nobody holds.
 
-use llama_cpp_2::token::LlamaToken;
-
-use crate::prefixes::WORTH;
+use crate::{
+    passage::{OwnedPassage, Passage},
+    prefixes::WORTH,
+};
 
 /// The slots of a context. What an answer leaves behind stays until its slot is needed, so that a prompt with the same
 /// beginning need not be read again.
@@ -13,7 +14,7 @@ pub(crate) struct Slots(Vec<Slot>);
 struct Slot {
     held: bool,
     /// What is in the cache while nobody holds the slot.
-    left: Vec<LlamaToken>,
+    left: OwnedPassage,
 }
 
 /// A slot that was taken, with so many tokens of the prompt in its cache.
@@ -32,22 +33,21 @@ impl Slots {
         self.0.len()
     }
 
-    /// How many of these tokens the slot that [`take`](Self::take) would give has in its cache.
-    pub(crate) fn common(&self, tokens: &[LlamaToken]) -> usize {
-        self.best(tokens).map_or(0, |taken| taken.cached)
+    /// How many of a passage's tokens the slot that [`take`](Self::take) would give has in its cache.
+    pub(crate) fn common(&self, passage: Passage<'_>) -> usize {
+        self.best(passage).map_or(0, |taken| taken.cached)
     }
 
-    /// Takes a free slot for tokens of which at least the last has to be fed: the one that has the most of them already, or
+    /// Takes a free slot for a passage of which at least the last has to be fed: the one that has the most of them already, or
     /// the lowest, so that the slots in use lie side by side. What else is in its cache is to be forgotten.
-    pub(crate) fn take(&mut self, tokens: &[LlamaToken]) -> Option<Taken> {
-        let taken = self.best(tokens)?;
-        self.0[taken.slot] = Slot { held: true, left: Vec::new() };
+    pub(crate) fn take(&mut self, passage: Passage<'_>) -> Option<Taken> {
+        let taken = self.best(passage)?;
+        self.0[taken.slot] = Slot { held: true, left: OwnedPassage::default() };
         Some(taken)
     }
 
-    fn best(&self, tokens: &[LlamaToken]) -> Option<Taken> {
-        let most = tokens.len().saturating_sub(1);
-        let common = |slot: &Slot| slot.left.iter().zip(&tokens[..most]).take_while(|(a, b)| a == b).count();
+    fn best(&self, passage: Passage<'_>) -> Option<Taken> {
+        let common = |slot: &Slot| slot.left.as_ref().common(passage.before_last());
         let mut free = self.0.iter().enumerate().filter(|(_, slot)| !slot.held);
         let mut best = free.next().map(|(slot, place)| Taken { slot, cached: common(place) })?;
         let lowest = best.cached;
@@ -62,7 +62,7 @@ impl Slots {
     }
 
     /// Gives a slot back with what is in its cache.
-    pub(crate) fn give_back(&mut self, slot: usize, left: Vec<LlamaToken>) {
+    pub(crate) fn give_back(&mut self, slot: usize, left: OwnedPassage) {
         if let Some(place) = self.0.get_mut(slot) {
             *place = Slot { held: false, left };
         }
@@ -71,41 +71,44 @@ impl Slots {
 
 #[cfg(test)]
 mod tests {
+    use llama_cpp_2::token::LlamaToken;
+
     use super::*;
 
-    fn tokens(range: std::ops::Range<i32>) -> Vec<LlamaToken> {
-        range.map(LlamaToken).collect()
+    fn passage(range: std::ops::Range<i32>) -> OwnedPassage {
+        let tokens: Vec<_> = range.map(LlamaToken).collect();
+        Passage { tenant: None, tokens: &tokens }.to_owned()
     }
 
     #[test]
     fn the_lowest_free_slot_is_taken_unless_another_has_much_of_the_prompt() {
         let mut slots = Slots::new(3);
-        let prompt = tokens(0..100);
-        assert_eq!(slots.take(&prompt), Some(Taken { slot: 0, cached: 0 }));
-        assert_eq!(slots.take(&prompt), Some(Taken { slot: 1, cached: 0 }));
-        slots.give_back(1, tokens(0..60));
+        let prompt = passage(0..100);
+        assert_eq!(slots.take(prompt.as_ref()), Some(Taken { slot: 0, cached: 0 }));
+        assert_eq!(slots.take(prompt.as_ref()), Some(Taken { slot: 1, cached: 0 }));
+        slots.give_back(1, passage(0..60));
         // Slot 2 is free too, and empty; slot 1 is both lower and better.
-        assert_eq!(slots.take(&prompt), Some(Taken { slot: 1, cached: 60 }));
-        slots.give_back(1, tokens(0..60));
-        slots.give_back(0, tokens(0..50));
+        assert_eq!(slots.take(prompt.as_ref()), Some(Taken { slot: 1, cached: 60 }));
+        slots.give_back(1, passage(0..60));
+        slots.give_back(0, passage(0..50));
         assert_eq!(
-            slots.take(&prompt),
+            slots.take(prompt.as_ref()),
             Some(Taken { slot: 0, cached: 50 }),
             "ten tokens are not worth the higher slot"
         );
-        assert_eq!(slots.take(&prompt), Some(Taken { slot: 1, cached: 60 }));
-        assert_eq!(slots.take(&prompt), Some(Taken { slot: 2, cached: 0 }));
-        assert_eq!(slots.take(&prompt), None);
+        assert_eq!(slots.take(prompt.as_ref()), Some(Taken { slot: 1, cached: 60 }));
+        assert_eq!(slots.take(prompt.as_ref()), Some(Taken { slot: 2, cached: 0 }));
+        assert_eq!(slots.take(prompt.as_ref()), None);
     }
 
     #[test]
     fn the_last_token_is_fed_again_for_its_output() {
         let mut slots = Slots::new(1);
-        let prompt = tokens(0..40);
-        slots.take(&prompt);
-        slots.give_back(0, tokens(0..90));
-        assert_eq!(slots.take(&prompt), Some(Taken { slot: 0, cached: 39 }));
-        slots.give_back(0, tokens(5..9));
-        assert_eq!(slots.take(&prompt), Some(Taken { slot: 0, cached: 0 }));
+        let prompt = passage(0..40);
+        slots.take(prompt.as_ref());
+        slots.give_back(0, passage(0..90));
+        assert_eq!(slots.take(prompt.as_ref()), Some(Taken { slot: 0, cached: 39 }));
+        slots.give_back(0, passage(5..9));
+        assert_eq!(slots.take(prompt.as_ref()), Some(Taken { slot: 0, cached: 0 }));
     }
 }

@@ -149,7 +149,7 @@ impl<'m> Worker<'m> {
         self.last_id += 1;
         match Sequence::new(self.last_id, self.model, job) {
             Ok(mut sequence) => {
-                sequence.shared = self.prefixes.notice(&sequence.tokens);
+                sequence.shared = self.prefixes.notice(sequence.passage());
                 self.live.push(sequence);
             }
             Err((job, error)) => job.fail(error),
@@ -281,14 +281,14 @@ impl<'m> Worker<'m> {
         if let Some(slot) = self.live[index].slot() {
             return Some(slot);
         }
-        let taken = match self.slots.take(&self.live[index].tokens) {
+        let taken = match self.slots.take(self.live[index].passage()) {
             Some(taken) => taken,
             None => {
                 let away = |other: &usize| !staying.contains(other) && self.live[*other].slot().is_some();
                 let rank = |other: &usize| (self.live[*other].job.cx.class(), self.live[*other].advanced);
                 let victim = (0..self.live.len()).filter(away).max_by_key(rank)?;
                 self.park(victim);
-                self.slots.take(&self.live[index].tokens)?
+                self.slots.take(self.live[index].passage())?
             }
         };
         let sequence = &mut self.live[index];
@@ -302,7 +302,7 @@ impl<'m> Worker<'m> {
             }
             Cache::None | Cache::Slot(_) => {
                 let mut cached = taken.cached;
-                if let Some((state, common)) = self.prefixes.find(&sequence.tokens, cached) {
+                if let Some((state, common)) = self.prefixes.find(sequence.passage(), cached) {
                     self.context.forget(taken.slot, 0);
                     cached = if self.context.restore(taken.slot, state) { common } else { 0 };
                 }
@@ -323,7 +323,7 @@ impl<'m> Worker<'m> {
         let state = self.context.save(slot);
         let sequence = &mut self.live[index];
         // The copy stays in the slot too, for whoever comes with the same beginning.
-        self.slots.give_back(slot, sequence.tokens[..sequence.fed].to_vec());
+        self.slots.give_back(slot, sequence.read().to_owned());
         sequence.cache = Cache::Parked(state);
         tracing::debug!(sequence = sequence.id, tokens = sequence.fed, "parked");
     }
@@ -332,11 +332,11 @@ impl<'m> Worker<'m> {
     fn keep_shared(&mut self, index: usize) {
         let sequence = &mut self.live[index];
         if let Some(shared) = sequence.shared.take()
-            && self.prefixes.lacks(&sequence.tokens, shared)
+            && self.prefixes.lacks(sequence.passage(), shared)
             && let Some(slot) = sequence.slot()
         {
             let state = self.context.save(slot);
-            self.prefixes.keep(&sequence.tokens[..shared], sequence.fed, state, self.context_length);
+            self.prefixes.keep(sequence.passage().first(shared), sequence.fed, state, self.context_length);
         }
     }
 
@@ -355,7 +355,7 @@ impl<'m> Worker<'m> {
     fn retire(&mut self, index: usize) -> Sequence {
         let sequence = self.live.remove(index);
         if let Some(slot) = sequence.slot() {
-            self.slots.give_back(slot, sequence.tokens[..sequence.fed].to_vec());
+            self.slots.give_back(slot, sequence.read().to_owned());
         }
         sequence
     }

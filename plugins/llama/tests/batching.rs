@@ -194,6 +194,19 @@ async fn what_prompts_begin_with_is_still_there_when_the_slot_was_needed() {
     assert_eq!((fresh.usage.cached_tokens, known.symbols), (0, fresh.symbols));
 }
 
+#[tokio::test]
+async fn what_one_tenant_asked_is_in_no_cache_for_another() {
+    let llama = open(1).open().unwrap();
+    let cached = async |tenant: &str| {
+        let cx = Context::new().with_tenant(tenant);
+        llama.generate(&cx, story(0)).await.unwrap().collect().await.unwrap().usage.cached_tokens
+    };
+    assert_eq!(cached("ada").await, 0);
+    assert!(cached("ada").await > 0);
+    assert_eq!(cached("bob").await, 0);
+    assert_eq!(cached("ada").await, 0, "the one slot is bob's");
+}
+
 /// A Scheduler whose passes may all be cut short.
 #[derive(Clone, Debug)]
 struct Yielding;

@@ -32,16 +32,34 @@ pub(super) const ENTRY: Entry = Entry {
              *slots to spare*: 16 slots.\n\
              - *first token, p99*: over the questions of all rounds together, from before the request is sent until the first text.\n\
              - *itself* as a peer's name: the same server without the other load. *itself, one by one*: a single stream.\n\
+             - *beside 1,000 stalled clients*: and 20 that do not read the batch work they asked for, besides the 8 streams.\n\
              - *a streamed token*: what the server adds to each token, measured with a model that costs nothing; the peer is the bound.",
     measure,
 };
 
 /// Streams of batch work.
 const STREAMS: usize = 8;
+/// Clients that connect, or begin a request, and do no more.
+const STALLED: usize = 1_000;
+/// Clients that do not read the batch work they asked for.
+const UNREAD: usize = 20;
 /// Symbols of prompt and answer in each slot.
 const CONTEXT: usize = 1024;
 /// The most that the server may add to a token, in µs.
 const BOUND: f64 = 50.0;
+
+/// What is asked of a server at once.
+#[derive(Clone, Copy)]
+struct Traffic {
+    /// Questions a second.
+    questions: u8,
+    streams: usize,
+    stalled: usize,
+    unread: usize,
+}
+
+/// Questions beside batch work.
+const BOTH: Traffic = Traffic { questions: 1, streams: STREAMS, stalled: 0, unread: 0 };
 
 /// What the load program printed.
 #[derive(Deserialize)]
@@ -56,6 +74,7 @@ struct Load {
 struct Found {
     idle: Vec<f64>,
     loaded: Vec<f64>,
+    stalled: Vec<f64>,
     beside: Vec<f64>,
     alone: Vec<f64>,
     one: Vec<f64>,
@@ -89,7 +108,13 @@ fn measure(plan: &Plan) -> Result<Report> {
         (Found::default(), Found::default(), Found::default(), Found::default());
     let mut tokens = Vec::new();
     for round in 1..=plan.rounds {
-        bench.ours(2 * STREAMS, |url| bench.whole("selvedge, slots to spare", url, round, &mut ours))?;
+        bench.ours(2 * STREAMS, |url| {
+            bench.whole("selvedge, slots to spare", url, round, &mut ours)?;
+            let traffic = Traffic { stalled: STALLED, unread: UNREAD, ..BOTH };
+            let beside = bench.load("selvedge, slots to spare, loaded, stalled clients", url, traffic, round)?;
+            ours.stalled.extend(beside.first_token_ms);
+            Ok(())
+        })?;
         bench.theirs(2 * STREAMS, |url| bench.whole("llama-server, slots to spare", url, round, &mut theirs))?;
         bench.ours(STREAMS, |url| bench.crowded("selvedge, slots taken", url, round, &mut taken))?;
         bench.theirs(STREAMS, |url| bench.crowded("llama-server, slots taken", url, round, &mut their_taken))?;
@@ -120,6 +145,14 @@ fn measure(plan: &Plan) -> Result<Report> {
             Some(1.0 / 0.6),
         ),
         row("first token p99, loaded", "ms", p99(&ours.loaded), p99(&ours.idle), &itself("itself"), Some(1.0 / 1.5)),
+        row(
+            "first token p99, loaded, beside 1,000 stalled clients",
+            "ms",
+            p99(&ours.stalled),
+            p99(&ours.idle),
+            &itself("itself"),
+            Some(1.0 / 1.5),
+        ),
         row("first token p99, idle", "ms", p99(&ours.idle), p99(&theirs.idle), &llama, None),
         row("first token p50, loaded", "ms", median(&ours.loaded), median(&theirs.loaded), &llama, None),
         row(
@@ -191,10 +224,12 @@ fn prepared(selvedge: &Path, model: &Path) -> Result<PathBuf> {
 }
 
 impl Bench {
-    fn load(&self, label: &str, url: &str, p0: &str, p2: usize, round: usize) -> Result<Load> {
+    fn load(&self, label: &str, url: &str, traffic: Traffic, round: usize) -> Result<Load> {
+        let Traffic { questions, streams, stalled, unread } = traffic;
         let mut command = Command::new(&self.load);
-        command.args(["--url", url, "--seconds", &self.seconds, "--p0", p0]);
-        command.args(["--p2", &p2.to_string(), "--seed", &round.to_string()]);
+        command.args(["--url", url, "--seconds", &self.seconds, "--seed", &round.to_string()]);
+        command.args(["--p0", &questions.to_string(), "--p2", &streams.to_string()]);
+        command.args(["--stalled", &stalled.to_string(), "--unread", &unread.to_string()]);
         let mut found: Vec<Load> = measure::records(&format!("{label}, round {round}"), &mut command)?;
         let load = found.pop().context("the load program printed nothing")?;
         if load.failed > 0 {
@@ -204,17 +239,18 @@ impl Bench {
     }
 
     fn whole(&self, name: &str, url: &str, round: usize, found: &mut Found) -> Result<()> {
-        found.idle.extend(self.load(&format!("{name}, idle"), url, "1", 0, round)?.first_token_ms);
-        found.alone.push(self.load(&format!("{name}, batch alone"), url, "0", STREAMS, round)?.batch_tokens_per_second);
-        found.one.push(self.load(&format!("{name}, one stream"), url, "0", 1, round)?.batch_tokens_per_second);
-        let both = self.load(&format!("{name}, loaded"), url, "1", STREAMS, round)?;
+        let load = |what: &str, traffic| self.load(&format!("{name}, {what}"), url, traffic, round);
+        found.idle.extend(load("idle", Traffic { streams: 0, ..BOTH })?.first_token_ms);
+        found.alone.push(load("batch alone", Traffic { questions: 0, ..BOTH })?.batch_tokens_per_second);
+        found.one.push(load("one stream", Traffic { questions: 0, streams: 1, ..BOTH })?.batch_tokens_per_second);
+        let both = load("loaded", BOTH)?;
         found.loaded.extend(both.first_token_ms);
         found.beside.push(both.batch_tokens_per_second);
         Ok(())
     }
 
     fn crowded(&self, name: &str, url: &str, round: usize, found: &mut Found) -> Result<()> {
-        found.loaded.extend(self.load(&format!("{name}, loaded"), url, "1", STREAMS, round)?.first_token_ms);
+        found.loaded.extend(self.load(&format!("{name}, loaded"), url, BOTH, round)?.first_token_ms);
         Ok(())
     }
 
