@@ -8,7 +8,8 @@ const LANES: usize = 16;
 /// The first symbol at which the weights so far exceed `part` (0 up to 1) of all weights. The weight of a logit is
 /// e^((logit − highest) / temperature), or nothing below `least`. `None` when there is no weight at all.
 pub(crate) fn draw(logits: &[f32], highest: f32, least: f32, temperature: f32, part: f64) -> Option<usize> {
-    let weight = |logit: f32| if logit < least { 0.0 } else { exp((logit - highest) / temperature) };
+    // By value: what lies behind a pointer may not be read ahead of the comparison, and the compiler would make no vectors.
+    let weight = move |logit: f32| if logit < least { 0.0 } else { exp((logit - highest) / temperature) };
     let sums: Vec<f64> = logits.chunks(BLOCK).map(|block| sum(block, weight)).collect();
     let mut left = part * sums.iter().sum::<f64>();
     let mut last = None;
@@ -35,11 +36,11 @@ pub(crate) fn draw(logits: &[f32], highest: f32, least: f32, temperature: f32, p
 
 fn sum(block: &[f32], weight: impl Fn(f32) -> f32) -> f64 {
     let mut sums = [0.0; LANES];
-    for row in block.chunks(LANES) {
-        for (sum, logit) in sums.iter_mut().zip(row) {
-            *sum += weight(*logit);
-        }
+    let (rows, rest) = block.as_chunks::<LANES>();
+    for row in rows {
+        sums.iter_mut().zip(row).for_each(|(sum, logit)| *sum += weight(*logit));
     }
+    sums.iter_mut().zip(rest).for_each(|(sum, logit)| *sum += weight(*logit));
     sums.into_iter().map(f64::from).sum()
 }
 

@@ -101,7 +101,7 @@ fn measure(plan: &Plan) -> Result<Report> {
         load: program("load")?,
         folder: folder.path().to_owned(),
         threads: thread::available_parallelism().map_or(1, usize::from).to_string(),
-        seconds: if plan.quick { "15" } else { "40" }.to_owned(),
+        seconds: if plan.quick { "15" } else { "20" }.to_owned(),
     };
     let stream = program("stream")?;
     let (mut ours, mut taken, mut theirs, mut their_taken) =
