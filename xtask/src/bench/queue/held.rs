@@ -1,7 +1,13 @@
 //! Somebody holds a snapshot while jobs come and go, so that the server can clean nothing up: how many buffers does a claim
 //! touch? The server says so itself, by auto_explain.
 
-use std::{collections::HashMap, fs, path::Path, process::Command};
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::Command,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -63,8 +69,8 @@ pub(super) fn measure(keeper: &Path, ours: &Path, jobs: usize) -> Result<Touched
     let url = cluster.fresh("raw")?;
     held(&url, || raw::waves(&url, jobs, WAVE, BATCH))?;
     let log = Path::new(&cluster.ask("SHOW data_directory")?).join("log/explain.log");
-    let text = fs::read(&log).with_context(|| format!("cannot read the server's log {}", log.display()))?;
-    let touched = touched(&String::from_utf8_lossy(&text))?;
+    let log = File::open(&log).with_context(|| format!("cannot read the server's log {}", log.display()))?;
+    let touched = touched(BufReader::new(log))?;
     for (kind, found) in [(CLAIM, &touched.claims), (raw::CLAIM, &touched.raw)] {
         let least = jobs / BATCH * 9 / 10;
         ensure!(found.len() >= least, "the log has {} statements with {kind}; at least {least} ran", found.len());
@@ -87,11 +93,11 @@ fn held(url: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
 /// A claim of ours is a function, and what it touched is what the statements within it did, which the server logs before it. Beside
 /// that its own entry has what planning them read from the catalogues, once for a connection and again when the server has analysed
 /// a table; the plain statement's has not.
-fn touched(log: &str) -> Result<Touched> {
+fn touched(log: impl BufRead) -> Result<Touched> {
     let mut touched = Touched::default();
     let mut within: HashMap<String, u64> = HashMap::new();
-    for (process, entry) in plans(log) {
-        let entry: Value = serde_json::from_str(&entry).with_context(|| format!("auto_explain wrote {entry}"))?;
+    each_plan(log, |process, plan| {
+        let entry: Value = serde_json::from_str(plan).with_context(|| format!("auto_explain wrote {plan}"))?;
         let text = entry["Query Text"].as_str().unwrap_or_default();
         let own = buffers(&entry["Plan"]);
         let is_ours = text.starts_with(OURS);
@@ -111,33 +117,34 @@ fn touched(log: &str) -> Result<Touched> {
         if is_ours {
             *inside = 0;
         }
-    }
+        Ok(())
+    })?;
     Ok(touched)
 }
 
-/// The plans in a log, as JSON: what follows a line that ends with `plan:`. The server puts a tab before the lines that
-/// continue one. Each with the number of its server process.
-fn plans(log: &str) -> Vec<(String, String)> {
-    let mut plans: Vec<(String, String)> = Vec::new();
-    let mut inside = false;
-    for line in log.lines() {
-        match line.strip_prefix('\t') {
-            Some(more) if inside => {
-                if let Some((_, plan)) = plans.last_mut() {
-                    plan.push_str(more);
-                    plan.push('\n');
-                }
+/// Looks at the plans in a log of any size, each with the number of its server process: JSON that follows a line which ends with
+/// `plan:`. The server puts a tab before the lines that continue one.
+fn each_plan(log: impl BufRead, mut look: impl FnMut(String, &str) -> Result<()>) -> Result<()> {
+    let mut plan: Option<(String, String)> = None;
+    for line in log.split(b'\n') {
+        let line = line.context("the server's log cannot be read")?;
+        let line = String::from_utf8_lossy(&line);
+        match (line.strip_prefix('\t'), &mut plan) {
+            (Some(more), Some((_, text))) => {
+                text.push_str(more);
+                text.push('\n');
             }
             _ => {
-                inside = line.contains("duration: ") && line.trim_end().ends_with("plan:");
-                if inside {
-                    let process = line.split(' ').next().unwrap_or_default();
-                    plans.push((process.into(), String::new()));
+                if let Some((process, text)) = plan.take() {
+                    look(process, &text)?;
+                }
+                if line.contains("duration: ") && line.trim_end().ends_with("plan:") {
+                    plan = Some((line.split(' ').next().unwrap_or_default().into(), String::new()));
                 }
             }
         }
     }
-    plans
+    plan.map_or(Ok(()), |(process, text)| look(process, &text))
 }
 
 /// The shared buffers that a statement touched. A node counts what is below it; what a `WITH` of its own changed may be
@@ -175,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_claim_touches_what_the_statements_within_it_do() {
-        let touched = touched(&LOG.repeat(2)).unwrap();
+        let touched = touched(LOG.repeat(2).as_bytes()).unwrap();
         assert_eq!(touched.claims, [15.0, 15.0], "the largest node of each counts, and no planning");
         assert_eq!(touched.planned, [90.0, 90.0]);
         assert_eq!(touched.look_backs, [1500.0, 1500.0]);
@@ -186,12 +193,12 @@ mod tests {
     fn a_log_without_what_ran_within_a_claim_is_an_error() {
         let outer = "7 LOG:  duration: 1 ms  plan:\n\
             \t{\"Query Text\": \"SELECT * FROM claim() /* selvedge claim */\", \"Plan\": {\"Shared Hit Blocks\": 90}}\n";
-        assert!(touched(outer).is_err());
+        assert!(touched(outer.as_bytes()).is_err());
     }
 
     #[test]
     fn a_log_that_breaks_off_is_an_error() {
         let cut = "7 LOG:  duration: 1 ms  plan:\n\t{\"Query Text\": \"x\",\n";
-        assert!(touched(cut).is_err());
+        assert!(touched(cut.as_bytes()).is_err());
     }
 }
