@@ -80,6 +80,7 @@ pub fn analyze(mut rows: impl Source, options: &Options) -> Result<Report> {
     Ok(Report {
         users: users.iter().sum(),
         currency: collector.currency.clone(),
+        minor_units: rows.in_minor_units(),
         control: names[0].clone(),
         alpha: options.alpha,
         variations,

@@ -59,6 +59,11 @@ pub trait Source {
     fn notes(&self) -> Vec<String> {
         Vec::new()
     }
+
+    /// Whether revenue is in minor units of its currency (cents), as events carry it.
+    fn in_minor_units(&self) -> bool {
+        false
+    }
 }
 
 impl Source for &[Row<'_>] {
@@ -78,6 +83,10 @@ impl Source for Box<dyn Source> {
 
     fn notes(&self) -> Vec<String> {
         (**self).notes()
+    }
+
+    fn in_minor_units(&self) -> bool {
+        (**self).in_minor_units()
     }
 }
 

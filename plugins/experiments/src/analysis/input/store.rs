@@ -391,4 +391,8 @@ impl Source for Users {
     fn notes(&self) -> Vec<String> {
         self.notes.clone()
     }
+
+    fn in_minor_units(&self) -> bool {
+        true
+    }
 }

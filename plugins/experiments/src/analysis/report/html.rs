@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::{
     Report,
     plot::{Plot, escape, some},
-    text::{boundary, headline, interval, p_value, percent, signed_percent},
+    text::{boundary, headline, interval, money, p_value, percent, signed_percent},
 };
 
 const STYLE: &str = "
@@ -25,6 +25,7 @@ svg { width: 100%; height: auto; } svg text { font: 12px system-ui, sans-serif; 
 .s0 { stroke: var(--s0); } .s1 { stroke: var(--s1); } .s2 { stroke: var(--s2); } .s3 { stroke: var(--s3); } .s4 { stroke: var(--s4); }
 circle, rect { stroke: none !important; } circle.s0, rect.s0, i.s0 { fill: var(--s0); } circle.s1, rect.s1 { fill: var(--s1); }
 circle.s2, rect.s2 { fill: var(--s2); } circle.s3, rect.s3 { fill: var(--s3); } circle.s4, rect.s4 { fill: var(--s4); }
+circle.edge { fill: var(--edge); } pre { overflow-x: auto; }
 rect.edge { fill: none; stroke: var(--edge) !important; }
 .key span { margin-right: 1rem; } .key b { display: inline-block; width: 1rem; height: .2rem; vertical-align: middle; }
 ";
@@ -83,13 +84,12 @@ fn key(report: &Report, out: &mut String) {
 }
 
 fn variations(report: &Report, out: &mut String) {
-    let currency = report.currency.as_deref().unwrap_or("");
     let rows = report.variations.iter().map(|variation| {
         let lift = variation.comparison.as_ref().and_then(|comparison| comparison.lift.relative);
         vec![
             variation.name.clone(),
             variation.n.to_string(),
-            format!("{:.2} {currency}", variation.revenue),
+            money(report, variation.revenue),
             format!("{:.4}", variation.revenue_per_user),
             percent(variation.conversion),
             lift.map_or_else(String::new, |effect| interval(&effect)),
@@ -177,6 +177,10 @@ fn cumulative(report: &Report, out: &mut String) {
     plot.left(|value| format!("{value:.2}"));
     for index in 0..report.variations.len() {
         plot.line(rows.iter().enumerate().map(|(day, row)| (day as f64, row[index])), &series(index));
+        // A line of one day is not seen.
+        if let [only] = &rows[..] {
+            plot.dot(0.0, only[index], &series(index));
+        }
     }
     plot.below(some(&report.cumulative).map(|(index, day)| (index as f64, day.day.clone())));
     let _ = write!(out, "<h2>Cumulative revenue per exposed user</h2>\n{}", plot.svg());

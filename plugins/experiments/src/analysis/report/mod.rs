@@ -15,6 +15,8 @@ pub struct Report {
     pub users: u64,
     /// The currency of all revenue, if the data name one.
     pub currency: Option<String>,
+    /// Whether all revenue is in minor units of that currency (cents), as events carry it; a file has what it has.
+    pub minor_units: bool,
     /// The name of the control.
     pub control: String,
     /// The error allowed.

@@ -47,6 +47,15 @@ pub(super) fn p_value(p: f64) -> String {
     if p < 0.0001 { "< 0.0001".into() } else { format!("{p:.4}") }
 }
 
+/// An amount with its unit.
+pub(super) fn money(report: &Report, amount: f64) -> String {
+    match (report.currency.as_deref(), report.minor_units) {
+        (currency, true) => format!("{amount:.0} minor units of {}", currency.unwrap_or("its currency")),
+        (Some(currency), false) => format!("{amount:.2} {currency}"),
+        (None, false) => format!("{amount:.2}"),
+    }
+}
+
 pub(super) fn headline(report: &Report) -> String {
     let name = &report.decision.variation;
     match report.decision.action {
@@ -71,13 +80,12 @@ pub(super) fn write(report: &Report) -> String {
     if let Some(name) = &decision.conversion_would_ship {
         let _ = writeln!(out, "conversion alone would have shipped {name}\n");
     }
-    let currency = report.currency.as_deref().unwrap_or("");
     let mut table = Table::new(["variation", "users", "revenue", "per user", "conversion", "cv"]);
     for variation in &report.variations {
         table.row([
             variation.name.clone(),
             variation.n.to_string(),
-            format!("{:.2} {currency}", variation.revenue),
+            money(report, variation.revenue),
             format!("{:.4}", variation.revenue_per_user),
             percent(variation.conversion),
             format!("{:.2}", variation.cv),
