@@ -69,7 +69,9 @@ async fn apply_op(tx: &mut Tx<'_>, op: &Op) -> Result<Outcome> {
 /// Ends what is leased; the leases that were not held.
 async fn complete(tx: &mut Tx<'_>, leases: &[Lease]) -> Result<Vec<Lease>> {
     let of = |target: LeaseTarget| leases.iter().copied().filter(move |lease| lease.target == target);
-    let mut lost = job::complete(tx, &of(LeaseTarget::Job).collect::<Vec<_>>(), Some(tx.now.0)).await?;
+    let jobs: Vec<_> = of(LeaseTarget::Job).collect();
+    let held = job::complete(tx, &jobs, Some(tx.now.0)).await?;
+    let mut lost: Vec<_> = jobs.into_iter().zip(held).filter_map(|(lease, held)| (!held).then_some(lease)).collect();
     for lease in of(LeaseTarget::Event) {
         if !outbox::complete(tx, lease).await? {
             lost.push(lease);

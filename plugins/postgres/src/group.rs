@@ -181,21 +181,16 @@ async fn enqueue(db: &Db<'_>, commits: &[&Commit], news: &mut News) -> Result<Ve
 
 async fn complete(db: &Db<'_>, commits: &[&Commit]) -> Result<Vec<Result<Outcome>>> {
     let leases: Vec<Lease> = commits.iter().flat_map(|commit| leases_of(commit)).copied().collect();
-    let mut lost = job::complete(db, &leases, db.given).await?;
-    // A lease that two of them name is lost for the later one.
-    let mut lost_of =
-        |leases: &[Lease]| -> Vec<Lease> { leases.iter().copied().filter(|lease| take(&mut lost, *lease)).collect() };
-    let mut outcomes = Vec::with_capacity(commits.len());
-    for commit in commits.iter().rev() {
-        let lost = lost_of(leases_of(commit));
-        outcomes.push(match commit.ops() {
+    let mut held = job::complete(db, &leases, db.given).await?.into_iter();
+    let outcome = |commit: &&Commit| {
+        let lost = leases_of(commit).iter().copied().filter(|_| held.next() == Some(false)).collect::<Vec<_>>();
+        match commit.ops() {
             [Op::Complete(lease)] if !lost.is_empty() => Err(lease.lost()),
             [Op::Complete(_)] => Ok(Outcome::Done),
             _ => Ok(Outcome::Completed { lost }),
-        });
-    }
-    outcomes.reverse();
-    Ok(outcomes)
+        }
+    };
+    Ok(commits.iter().map(outcome).collect())
 }
 
 fn leases_of(commit: &Commit) -> &[Lease] {
@@ -204,12 +199,6 @@ fn leases_of(commit: &Commit) -> &[Lease] {
         [Op::CompleteMany(leases)] => leases,
         _ => &[],
     }
-}
-
-/// Removes a lease from those that were lost, once.
-fn take(lost: &mut Vec<Lease>, lease: Lease) -> bool {
-    let at = lost.iter().position(|other| *other == lease);
-    at.map(|at| lost.swap_remove(at)).is_some()
 }
 
 async fn extend(db: &Db<'_>, commits: &[&Commit]) -> Result<Vec<Result<Outcome>>> {

@@ -84,8 +84,8 @@ pub(crate) async fn enqueue(tx: &mut Tx<'_>, jobs: &[NewJob]) -> Result<Outcome>
     Ok(Outcome::Enqueued(added.into_iter().map(|added| added.job).collect()))
 }
 
-/// Ends jobs; the leases that were not held.
-pub(crate) async fn complete(db: &Db<'_>, leases: &[Lease], given: Option<i64>) -> Result<Vec<Lease>> {
+/// Ends jobs; for each lease, whether it was held.
+pub(crate) async fn complete(db: &Db<'_>, leases: &[Lease], given: Option<i64>) -> Result<Vec<bool>> {
     if leases.is_empty() {
         return Ok(Vec::new());
     }
@@ -95,8 +95,8 @@ pub(crate) async fn complete(db: &Db<'_>, leases: &[Lease], given: Option<i64>) 
     let read = |row: &Row| Ok((get::<i64>(row, 0)?, get::<i64>(row, 1)?));
     let mut ended: HashSet<(i64, i64)> =
         db.all(sql, params![ids, tokens, given, db.keep], read).await?.into_iter().collect();
-    // A lease that is named twice ends its job once.
-    Ok(leases.iter().copied().filter(|lease| !ended.remove(&(lease.id, lease.token))).collect())
+    // A lease that is named twice ends its job once: the first time.
+    Ok(leases.iter().map(|lease| ended.remove(&(lease.id, lease.token))).collect())
 }
 
 /// Keeps leases for longer: until when, and whether somebody cancelled the job; nothing for those that are lost.
