@@ -224,12 +224,12 @@ async fn crash_again_and_again(stage: Arc<Stage>, crashes: Vec<u64>) -> Result<(
 async fn terminate_again_and_again(stage: Arc<Stage>, terminations: Vec<u64>) -> Result<()> {
     for moment in terminations {
         if stage.reaches(moment).await {
-            // While the server is down nothing is connected that could be ended.
+            // While the server is down, and for a moment after, nothing is connected that could be ended.
             let ended = loop {
                 match stage.server.terminate(3).await {
-                    Ok(ended) => break ended,
+                    Ok(ended) if ended > 0 || stage.is_late() => break ended,
                     Err(error) if stage.is_late() => return Err(error),
-                    Err(_) => sleep(Duration::from_millis(20)).await,
+                    _ => sleep(Duration::from_millis(20)).await,
                 }
             };
             stage.injected.add("terminated_connections", ended);

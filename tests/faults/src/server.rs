@@ -56,7 +56,8 @@ impl Server {
         let sql = "SELECT pg_terminate_backend(pid) FROM (
                      SELECT pid FROM pg_stat_activity
                      WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() ORDER BY random() LIMIT $1) AS victim";
-        Ok(self.client().await?.query(sql, &[&most]).await?.len() as u64)
+        let rows = self.client().await?.query(sql, &[&most]).await?;
+        Ok(rows.iter().filter(|row| row.get::<_, bool>(0)).count() as u64)
     }
 }
 
