@@ -254,6 +254,8 @@ pub struct Plan {
     /// The pass may be cut short for a request of this class or a more urgent one that comes meanwhile; what it did is then done
     /// again. `None`: it runs to its end whoever comes.
     pub yields_to: Option<Class>,
+    /// The pass is cut short only so soon after its beginning, and later runs to its end. `None`: it may be at any time.
+    pub yields_for: Option<Duration>,
 }
 
 /// How far one sequence goes in a step.
@@ -293,7 +295,7 @@ impl Plan {
                 }
             }
         }
-        Self { advance, threads: step.threads, yields_to: None }
+        Self { advance, threads: step.threads, yields_to: None, yields_for: None }
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use selvedge_core::scheduler::Class;
@@ -31,6 +31,8 @@ struct State {
     gone: bool,
     /// The least urgent class that the pass under way is cut short for.
     yields_to: Option<Class>,
+    /// From then on it is not.
+    yields_until: Option<Instant>,
 }
 
 impl Inbox {
@@ -45,7 +47,8 @@ impl Inbox {
         if state.gone {
             return Err(job);
         }
-        if state.yields_to.is_some_and(|class| job.cx.class() <= class) {
+        let late = state.yields_until.is_some_and(|until| Instant::now() >= until);
+        if !late && state.yields_to.is_some_and(|class| job.cx.class() <= class) {
             self.cut.store(true, Ordering::Relaxed);
         }
         state.jobs.push_back(job);
@@ -71,14 +74,15 @@ impl Inbox {
         (!state.closed).then(|| std::mem::take(&mut state.jobs))
     }
 
-    /// A pass begins that may be cut short for this class or a more urgent one. False when such a job has come already.
-    pub(crate) fn begin(&self, yields_to: Option<Class>) -> bool {
+    /// A pass begins that may be cut short for this class or a more urgent one, for so long. False when such a job has come already.
+    pub(crate) fn begin(&self, yields_to: Option<Class>, yields_for: Option<Duration>) -> bool {
         let mut state = self.state();
         let urgent = |class| state.jobs.iter().any(|job| job.cx.class() <= class);
         if state.closed || yields_to.is_some_and(urgent) {
             return false;
         }
         state.yields_to = yields_to;
+        state.yields_until = yields_for.and_then(|time| Instant::now().checked_add(time));
         self.cut.store(false, Ordering::Relaxed);
         true
     }

@@ -195,7 +195,7 @@ impl<'m> Worker<'m> {
             *if decodes { &mut pass.decode } else { &mut pass.prefill } += fed;
             outputs.push((share.index, fed, output));
         }
-        if !self.inbox.begin(plan.yields_to) {
+        if !self.inbox.begin(plan.yields_to, plan.yields_for) {
             // Something more urgent has come already: plan again, with it.
             return true;
         }

@@ -6,7 +6,10 @@ mod support;
 use std::{
     sync::{
         Arc, LazyLock, Mutex,
-        atomic::{AtomicUsize, Ordering::SeqCst},
+        atomic::{
+            AtomicU64, AtomicUsize,
+            Ordering::{self, SeqCst},
+        },
     },
     time::Duration,
 };
@@ -207,9 +210,14 @@ async fn what_one_tenant_asked_is_in_no_cache_for_another() {
     assert_eq!(cached("ada").await, 0, "the one slot is bob's");
 }
 
-/// A Scheduler whose passes may all be cut short.
-#[derive(Clone, Debug)]
-struct Yielding;
+/// A Scheduler whose passes may all be cut short, at any time or for so long.
+#[derive(Debug, Default)]
+struct Yielding {
+    yields_for: Option<Duration>,
+    planned: AtomicU64,
+    /// Passes that were not done.
+    undone: Arc<AtomicU64>,
+}
 
 impl Scheduler for Yielding {
     fn capabilities(&self) -> SchedulerCapabilities {
@@ -221,10 +229,12 @@ impl Scheduler for Yielding {
     }
 
     fn plan(&self, step: &Step) -> Plan {
+        let first = self.planned.fetch_add(1, Ordering::Relaxed) == 0;
+        self.undone.fetch_add(u64::from(!first && step.last.is_none()), Ordering::Relaxed);
         let urgent = step.sequences.iter().map(|sequence| sequence.class).min();
         let mut first = step.clone();
         first.sequences.retain(|sequence| Some(sequence.class) == urgent);
-        Plan { yields_to: Some(Class::P1), ..Plan::in_order(&first) }
+        Plan { yields_to: Some(Class::P1), yields_for: self.yields_for, ..Plan::in_order(&first) }
     }
 
     async fn admit(&self, cx: &Context, _: Work) -> Result<Permit> {
@@ -235,7 +245,9 @@ impl Scheduler for Yielding {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_urgent_request_cuts_a_pass_short_and_nothing_is_lost() {
     let long: String = (0..220).map(|n| format!("{} ", n % 10)).collect();
-    let llama = open(4).context_length(1024).scheduler(AnyScheduler::new(Yielding)).open().unwrap();
+    let scheduler = Yielding::default();
+    let undone = scheduler.undone.clone();
+    let llama = open(4).context_length(1024).scheduler(AnyScheduler::new(scheduler)).open().unwrap();
     // How long the prompt takes to be read when nobody comes in between.
     let whole = answer(&llama, Generate::text(&long).max_tokens(8)).await;
     let mut fastest = Duration::MAX;
@@ -262,6 +274,25 @@ async fn an_urgent_request_cuts_a_pass_short_and_nothing_is_lost() {
         assert_eq!(cut.symbols, expected.symbols, "the answer whose prompt was cut short");
     }
     assert!(fastest < whole.usage.prefill / 2, "{fastest:?} behind a pass of {:?}", whole.usage.prefill);
+    assert!(undone.load(Ordering::Relaxed) > 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pass_that_has_run_for_long_enough_is_not_cut_short() {
+    let scheduler = Yielding { yields_for: Some(Duration::ZERO), ..Yielding::default() };
+    let undone = scheduler.undone.clone();
+    let llama = open(4).context_length(1024).scheduler(AnyScheduler::new(scheduler)).open().unwrap();
+    let long: String = (0..220).map(|n| format!("{} ", n % 10)).collect();
+    let whole = answer(&llama, Generate::text(&long).max_tokens(8)).await;
+    let reads = {
+        let (llama, prompt) = (llama.clone(), format!("0: {long}"));
+        let cx = Context::new().with_class(Class::P2);
+        tokio::spawn(async move { llama.generate(&cx, Generate::text(prompt).max_tokens(8)).await?.collect().await })
+    };
+    tokio::time::sleep(whole.usage.prefill / 4).await;
+    assert_eq!(answer(&llama, Generate::text("Tea").max_tokens(1)).await.symbols.len(), 1);
+    reads.await.unwrap().unwrap();
+    assert_eq!(undone.load(Ordering::Relaxed), 0);
 }
 
 #[tokio::test]

@@ -7,7 +7,8 @@
 //! - While a P0 reads its prompt, less urgent sequences join only if the pass becomes hardly longer: a row costs the same in the
 //!   next pass, and the person who waits for the first token does not have to pay for it.
 //! - While a P0 answers, the others join as far as the bound leaves room: eight rows in one pass cost far less than eight passes.
-//!   Such a pass gives way to the next P0 that comes, like one without any.
+//!   Such a pass gives way to the next P0 that comes, like one without any. An answer that would make the pass slower in tokens a
+//!   second waits for the next one.
 //! - Without a P0, everybody joins, and prompts fill the batch. They fill it slowly after a P0 was there: a pass may take as long as
 //!   none has been seen, so that a pass which is cut short was at most half of the time since.
 
@@ -25,6 +26,10 @@ use crate::{
 const SHARED: f64 = 1.04;
 /// A pass that does nothing but read prompts may take so many times its fixed cost: shorter ones would waste more than a tenth.
 const READING: f64 = 10.0;
+/// A pass of which only this part of the bound is left is not cut short, if that is less than what would be done again.
+const NEARLY: f64 = 0.25;
+/// So much faster a pass has to be without an answer that is left out of it: the costs are known about as well.
+const WORTH: f64 = 1.02;
 /// What prompts get of a pass, as a part of its bound, however much the answers take.
 const PROMPTS: f64 = 0.25;
 /// So much of a P0's prompt may be left over when the rest of it is read at once: a pass for a few tokens costs more than they do.
@@ -159,6 +164,7 @@ pub(crate) fn plan(step: &Step, rates: &Rates, rules: &Rules) -> Plan {
         let unnoticed = pass.time() * SHARED;
         let limit = if reads { unnoticed } else { rules.bound.max(unnoticed) };
         join(&mut pass, others, limit);
+        leave_out(&mut pass, others);
         limit
     } else {
         admit_all(&mut pass, most_urgent, others, rules);
@@ -171,7 +177,10 @@ pub(crate) fn plan(step: &Step, rates: &Rates, rules: &Rules) -> Plan {
         pass.left = step.batch - 1;
     }
     let yields_to = yields_to(&rows);
-    Plan { advance: advances(&mut pass, &rows, limit), threads, yields_to }
+    let advance = advances(&mut pass, &rows, limit);
+    let takes = pass.time();
+    let yields_for = Duration::try_from_secs_f64((takes / 2.0).max(takes - rules.bound * NEARLY)).ok();
+    Plan { advance, threads, yields_to, yields_for }
 }
 
 /// For whom the pass may be cut short: for who is more urgent than all that advance, and for a P0 when others joined the answers
@@ -289,6 +298,26 @@ fn join(pass: &mut Pass<'_>, rows: &mut [Row<'_>], limit: f64) {
     }
 }
 
+/// Leaves out the answers without which the pass makes more tokens a second. Where kernels take four rows at a time, a ninth costs as
+/// much as four: it is better off in the next pass, in the place of another.
+fn leave_out(pass: &mut Pass<'_>, rows: &mut [Row<'_>]) {
+    let speed = |rows: Rows| rows.decode as f64 / pass.rates.time(rows);
+    let mut fewer = pass.rows;
+    let mut best = (speed(fewer) * WORTH, fewer, 0);
+    let joined = || rows.iter().enumerate().rev().filter(|(_, row)| row.advances() && row.decodes());
+    for (count, (_, row)) in joined().enumerate() {
+        fewer.decode -= 1;
+        fewer.cached -= row.view.cached;
+        if speed(fewer) > best.0 {
+            best = (speed(fewer), fewer, count + 1);
+        }
+    }
+    let out: Vec<_> = joined().take(best.2).map(|(index, _)| index).collect();
+    pass.left += out.len();
+    pass.rows = best.1;
+    out.into_iter().for_each(|index| rows[index].tokens = 0);
+}
+
 /// Everybody, when no P0 is live: answers first, because a row each is little, and prompts in what is left.
 fn admit_all(pass: &mut Pass<'_>, promoted: &mut [Row<'_>], others: &mut [Row<'_>], rules: &Rules) {
     let always = f64::INFINITY;
@@ -403,6 +432,34 @@ mod tests {
         let ids: Vec<_> = plan.advance.iter().map(|advance| advance.id).collect();
         assert_eq!(ids, [1, 111, 110, 109, 108, 107, 106, 105]);
         assert_eq!(plan.yields_to, Some(Class::P0), "the next person does not wait for the seven");
+        let until = plan.yields_for.unwrap().as_secs_f64() * 1e3;
+        assert!((34.0..40.0).contains(&until), "49 ms of which a quarter of the bound is left: {until} ms");
+        let short = [view(1, Class::P2, 0)];
+        let short = super::plan(&step(short.to_vec(), 1), &rates(CPU), &rules(None));
+        let until = short.yields_for.unwrap().as_secs_f64() * 1e3;
+        assert!((8.0..9.5).contains(&until), "half of 17.5 ms: {until} ms");
+    }
+
+    #[test]
+    fn an_answer_that_costs_as_much_as_four_waits_for_the_next_pass() {
+        let tiles = |rows: usize| Duration::from_secs_f64(5e-3 + 11.5e-3 * rows.div_ceil(4) as f64);
+        let mut model = Model::default();
+        for number in 0..2000 {
+            let decode = number % 12 + 1;
+            model.learn(&Pass { decode, prefill: 0, cached: 0, threads: 2, took: tiles(decode) });
+        }
+        let beside = |count| {
+            let sequences: Vec<_> = [view(1, Class::P0, 0)].into_iter().chain(batch_jobs(count)).collect();
+            let rules = Rules { bound: 0.1, ..rules(Some(0.0)) };
+            let plan = plan(&step(sequences, 20), model.rates(2), &rules);
+            plan.advance.iter().map(|advance| advance.id).collect::<Vec<_>>()
+        };
+        assert_eq!(beside(8), [1, 107, 106, 105, 104, 103, 102, 101], "the one that waited least");
+        assert_eq!(beside(7).len(), 8);
+        assert_eq!(beside(11).len(), 12);
+        assert_eq!(beside(3).len(), 4);
+        assert_eq!(beside(5).len(), 4, "four rows in 16.5 ms are more a second than six in 28");
+        assert_eq!(beside(6).len(), 7);
     }
 
     #[test]

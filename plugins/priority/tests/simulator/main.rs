@@ -229,9 +229,12 @@ fn tenants_share_by_what_their_requests_cost() {
 
 #[test]
 fn a_person_hardly_notices_a_batch_and_the_batch_hardly_a_person() {
-    for (machine, law) in
-        [("two cores", TWO_CORES), ("two cores, passes not cut", Law { cuts: false, ..TWO_CORES }), ("GPU", GPU)]
-    {
+    for (machine, law) in [
+        ("two cores", TWO_CORES),
+        ("two cores, passes not cut", Law { cuts: false, ..TWO_CORES }),
+        ("two cores, rows by four", Law { tile: 4, ..TWO_CORES }),
+        ("GPU", GPU),
+    ] {
         let both = world(law, person_and_batch(true), 3);
         let alone = world(law, person_and_batch(false), 3);
         let report = run(&both, Flaw::None, |builder| builder);

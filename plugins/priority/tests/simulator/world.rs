@@ -58,19 +58,24 @@ pub(crate) struct Law {
     pub(crate) stalls: bool,
     /// Whether a pass can be cut short.
     pub(crate) cuts: bool,
+    /// So many rows that decode cost as much as one that begins them.
+    pub(crate) tile: usize,
 }
 
 /// SmolLM2-135M in Q4_0 on two cores of a server.
-pub(crate) const TWO_CORES: Law = Law { prices: [8e-3, 2.6e-3, 1.25e-3, 0.1e-6], noise: 0.1, stalls: true, cuts: true };
+pub(crate) const TWO_CORES: Law =
+    Law { prices: [8e-3, 2.6e-3, 1.25e-3, 0.1e-6], noise: 0.1, stalls: true, cuts: true, tile: 1 };
 /// The same on one.
 pub(crate) const ONE_CORE: Law = Law { prices: [13e-3, 4.5e-3, 2.4e-3, 0.2e-6], ..TWO_CORES };
 /// A machine on which rows cost next to nothing, and which finishes what it began.
-pub(crate) const GPU: Law = Law { prices: [9e-3, 0.08e-3, 0.03e-3, 2e-9], noise: 0.05, stalls: true, cuts: false };
+pub(crate) const GPU: Law =
+    Law { prices: [9e-3, 0.08e-3, 0.03e-3, 2e-9], noise: 0.05, stalls: true, cuts: false, tile: 1 };
 
 impl Law {
     /// The seconds that a pass takes, noise apart.
     pub(crate) fn mean(&self, decode: usize, prefill: usize, cached: usize) -> f64 {
         let [fixed, row, token, cache] = self.prices;
+        let decode = if prefill == 0 { decode.next_multiple_of(self.tile) } else { decode };
         fixed + row * decode as f64 + token * prefill as f64 + cache * cached as f64
     }
 }
@@ -473,6 +478,7 @@ impl<'s, S: Scheduler> Run<'s, S> {
             {
                 if let Some(urgent) = self.arrive_until(next)
                     && urgent + CUT < ends
+                    && plan.yields_for.is_none_or(|time| urgent < now + time.as_micros() as Time)
                 {
                     self.report.cut += 1;
                     self.now = urgent + CUT;
