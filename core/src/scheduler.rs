@@ -229,6 +229,8 @@ pub struct SequenceView {
     pub cached: usize,
     /// Whether its cache is in a slot; otherwise it is parked, or has none yet.
     pub resident: bool,
+    /// Which slot, if it is in one. Backends may be faster with a pass whose slots lie side by side.
+    pub slot: usize,
     /// Since it advanced last, or since it came.
     pub idle: Duration,
     /// Something that can draft for it, if there is.

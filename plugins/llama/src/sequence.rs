@@ -164,6 +164,7 @@ impl Sequence {
             prompt_left: if self.prefill.is_some() && left == 1 { 0 } else { left },
             cached,
             resident: self.slot().is_some(),
+            slot: self.slot().unwrap_or_default(),
             idle: now.saturating_duration_since(self.advanced),
             draft: None,
         }

@@ -26,6 +26,8 @@ use crate::{
 const SHARED: f64 = 1.04;
 /// A pass that does nothing but read prompts may take so many times its fixed cost: shorter ones would waste more than a tenth.
 const READING: f64 = 10.0;
+/// How long one who decodes is left out in favour of his equals, in milliseconds: most answers to persons are shorter.
+const TURN: u128 = 500;
 /// A pass of which only this part of the bound is left is not cut short, if that is less than what would be done again.
 const NEARLY: f64 = 0.25;
 /// So much faster a pass has to be without an answer that is left out of it: the costs are known about as well.
@@ -219,11 +221,15 @@ fn ranked<'a>(step: &'a Step, rules: &Rules) -> Vec<Row<'a>> {
         Row { view, urgency, promoted, seated: false, took: false, tokens: 0 }
     };
     let mut rows: Vec<_> = step.sequences.iter().map(row).collect();
-    // Those that decode take turns when there is no room for all. A prompt that was begun is read to its end, as the sort is
+    let persons = || step.sequences.iter().filter(|view| view.class == Class::P0 && view.resident);
+    let far = |view: &SequenceView| persons().map(|person| person.slot.abs_diff(view.slot)).min();
+    // Those that decode take turns when there is no room for all; who is left out for a turn is far from the persons, so that the
+    // slots of the others lie side by side. A prompt that was begun is read to its end, as the sort is
     // stable and sequences are shown in the order in which they came; that of one who was promoted comes after those of P0s.
     rows.sort_by_key(|row| {
-        let turn = if row.decodes() { row.view.idle } else { Duration::ZERO };
-        (row.urgency, !row.decodes(), row.promoted && !row.decodes(), Reverse(turn), !row.view.resident)
+        let turn = if row.decodes() { row.view.idle.as_millis() / TURN } else { 0 };
+        let far = if row.decodes() { far(row.view) } else { None };
+        (row.urgency, !row.decodes(), row.promoted && !row.decodes(), Reverse(turn), !row.view.resident, far)
     });
     rows
 }
@@ -407,7 +413,7 @@ mod tests {
     }
 
     fn batch_jobs(count: u64) -> impl Iterator<Item = SequenceView> {
-        (0..count).map(|id| SequenceView { idle: Duration::from_millis(id), ..view(100 + id, Class::P2, 0) })
+        (0..count).map(|id| SequenceView { idle: Duration::from_millis(id * 500), ..view(100 + id, Class::P2, 0) })
     }
 
     fn planned(plan: &Plan) -> Vec<(u64, usize)> {
@@ -456,6 +462,13 @@ mod tests {
         };
         assert_eq!(beside(8), [1, 107, 106, 105, 104, 103, 102, 101], "the one that waited least");
         assert_eq!(beside(7).len(), 8);
+        // Of equals it is the one whose slot is at the edge.
+        let at = |slot: usize, class| SequenceView { slot, ..view(slot as u64, class, 0) };
+        let sequences = (0..9).map(|slot| at(slot, if slot == 6 { Class::P0 } else { Class::P2 })).collect();
+        let plan = plan(&step(sequences, 9), model.rates(2), &Rules { bound: 0.1, ..rules(Some(0.0)) });
+        let mut slots: Vec<_> = plan.advance.iter().map(|advance| advance.id).collect();
+        slots.sort_unstable();
+        assert_eq!(slots, [1, 2, 3, 4, 5, 6, 7, 8]);
         assert_eq!(beside(11).len(), 12);
         assert_eq!(beside(3).len(), 4);
         assert_eq!(beside(5).len(), 4, "four rows in 16.5 ms are more a second than six in 28");
@@ -557,6 +570,7 @@ mod tests {
             prompt_left: if id.is_multiple_of(5) { 100 } else { 0 },
             cached: 300,
             resident: id < 48,
+            slot: id as usize,
             idle: Duration::from_millis(id * 7 % 50),
             draft,
         };
@@ -580,6 +594,7 @@ mod tests {
                 prompt_left: if decodes { 0 } else { prompt },
                 cached,
                 resident,
+                slot: cached % 12,
                 idle: Duration::from_secs(idle),
                 draft: draft.map(|(acceptance, most)| Draft { acceptance, most }),
             },

@@ -415,6 +415,7 @@ impl<'s, S: Scheduler> Run<'s, S> {
             prompt_left: live.prompt_left,
             cached: live.cached,
             resident: live.resident,
+            slot: 0,
             idle: Duration::from_micros((now - live.advanced) as u64),
             draft: world.sources[live.request.source].acceptance.map(|acceptance| Draft { acceptance, most: 8 }),
         };

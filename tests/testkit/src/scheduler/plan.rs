@@ -29,6 +29,7 @@ fn random_step(random: &mut fastrand::Rng) -> Step {
         prompt_left: if random.bool() { 0 } else { random.usize(1..1000) },
         cached: random.usize(..2000),
         resident: random.bool(),
+        slot: random.usize(..12),
         idle: Duration::from_millis(random.u64(..100_000)),
         draft: random.bool().then(|| Draft { acceptance: random.f32(), most: random.usize(..20) }),
     };
