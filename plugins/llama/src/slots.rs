@@ -61,6 +61,16 @@ impl Slots {
         Some(best)
     }
 
+    /// The lowest slot that nobody holds.
+    pub(crate) fn lowest_free(&self) -> Option<usize> {
+        self.0.iter().position(|slot| !slot.held)
+    }
+
+    /// Takes note that two slots have exchanged what they hold.
+    pub(crate) fn swap(&mut self, one: usize, other: usize) {
+        self.0.swap(one, other);
+    }
+
     /// Gives a slot back with what is in its cache.
     pub(crate) fn give_back(&mut self, slot: usize, left: OwnedPassage) {
         if let Some(place) = self.0.get_mut(slot) {

@@ -19,6 +19,7 @@ use crate::{
     embedder::Embedder,
     gguf::Summary,
     inbox::Inbox,
+    passage::OwnedPassage,
     prefixes::Prefixes,
     sequence::{Cache, Job, Sequence, Task, internal},
     slots::Slots,
@@ -27,6 +28,9 @@ use crate::{
 
 /// How long to wait before a Scheduler that let nothing advance is asked again.
 const PAUSE: Duration = Duration::from_millis(5);
+
+/// The most bytes of a cache that is moved to close a gap: more take longer to copy than a gap costs for a while.
+const MOVED: usize = 16 << 20;
 
 /// While nothing is live, the worker sleeps so long at a time.
 const IDLE: Duration = Duration::from_secs(3600);
@@ -87,6 +91,8 @@ struct Worker<'m> {
     last_id: u64,
     /// The pass before, if there was one and it was done.
     last: Option<Pass>,
+    /// The free slot between others that there was at the pass before.
+    gap: Option<usize>,
 }
 
 /// A sequence's share of a pass.
@@ -121,6 +127,7 @@ impl<'m> Worker<'m> {
             live: Vec::new(),
             last_id: 0,
             last: None,
+            gap: None,
         })
     }
 
@@ -180,6 +187,7 @@ impl<'m> Worker<'m> {
             Some(scheduler) => scheduler.plan(&step),
             None => Plan::in_order(&step),
         };
+        self.close_gap();
         let shares = self.seat(&plan, step.batch);
         if shares.is_empty() {
             return false;
@@ -315,6 +323,36 @@ impl<'m> Worker<'m> {
             }
         }
         Some(taken.slot)
+    }
+
+    /// Swaps the highest slot in use with a free one below it: llama.cpp computes slots that lie side by side together, and a gap
+    /// makes two passes of one. It has to last for a pass, as the next request often fills it; what else is in the free slot is not lost.
+    fn close_gap(&mut self) {
+        let highest = (0..self.live.len()).filter_map(|index| Some((self.live[index].slot()?, index))).max();
+        let gap = self.slots.lowest_free().zip(highest).filter(|(free, (slot, _))| free < slot);
+        let before = std::mem::replace(&mut self.gap, gap.map(|(free, _)| free));
+        let Some((free, (slot, index))) = gap.filter(|(free, _)| before == Some(*free)) else { return };
+        let light = |slot| self.context.size(slot) <= MOVED;
+        // A gap below all of them is none.
+        let lowest = self.live.iter().filter_map(Sequence::slot).min();
+        if lowest.is_none_or(|lowest| free < lowest) || !light(free) || !light(slot) {
+            return;
+        }
+        let (state, left) = (self.context.save(slot), self.context.save(free));
+        self.context.forget(slot, 0);
+        self.context.forget(free, 0);
+        self.slots.swap(slot, free);
+        if !self.context.restore(slot, &left) {
+            self.slots.give_back(slot, OwnedPassage::default());
+        }
+        let sequence = &mut self.live[index];
+        sequence.cache = Cache::Slot(free);
+        if !self.context.restore(free, &state) {
+            // Nothing is lost but time: the tokens are read again.
+            sequence.fed = 0;
+        }
+        self.gap = None;
+        tracing::debug!(sequence = sequence.id, from = slot, to = free, "moved");
     }
 
     /// Takes a sequence's cache out of its slot.

@@ -130,6 +130,38 @@ async fn a_parked_answer_goes_on_as_if_nothing_had_been() {
     }
 }
 
+#[tokio::test]
+async fn a_gap_between_slots_is_closed_and_no_answer_changes() {
+    let carousel = Carousel::default();
+    let llama = open(4).scheduler(AnyScheduler::new(carousel.clone())).open().unwrap();
+    let mut streams = Vec::new();
+    for number in 0..3 {
+        let story = if number == 1 { story(number).max_tokens(6) } else { story(number) };
+        let mut stream = llama.generate(&Context::new(), story).await.unwrap();
+        let mut symbols = Vec::new();
+        // It has its slot before the next one comes.
+        while let Some(chunk) = stream.next().await {
+            if let Chunk::Tokens { symbols: some, .. } = chunk.unwrap() {
+                symbols.extend(some);
+                break;
+            }
+        }
+        streams.push((stream, symbols));
+    }
+    let mut answers = Vec::new();
+    for (stream, mut symbols) in streams {
+        symbols.extend(stream.collect().await.unwrap().symbols);
+        answers.push(symbols);
+    }
+    let expected = alone(0..3).await;
+    assert_eq!((&answers[0], &answers[2]), (&expected[0], &expected[2]));
+    let seen = carousel.seen.lock().unwrap();
+    let held: Vec<Vec<_>> = seen.iter().map(|step| step.sequences.iter().map(|view| view.slot).collect()).collect();
+    let gap = held.iter().position(|slots| slots[..] == [0, 2]).expect("the second ended before the third");
+    assert!(held[gap + 2..].iter().filter(|slots| slots.len() == 2).all(|slots| slots[..] == [0, 1]), "{held:?}");
+    assert!(held[gap..].iter().filter(|slots| slots.len() == 2).count() > 5, "{held:?}");
+}
+
 /// Every cache is filled to its last cell, with more answers than caches, while somebody asks in between.
 #[tokio::test]
 async fn full_caches_end_answers_and_nothing_else() {

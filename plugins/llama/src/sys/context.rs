@@ -191,11 +191,17 @@ impl<'m> Context<'m> {
         unsafe { sys::llama_memory_clear(sys::llama_get_memory(self.pointer.as_ptr()), true) }
     }
 
-    /// A copy of what a slot holds.
-    pub(crate) fn save(&mut self, slot: usize) -> Vec<u8> {
+    /// The bytes that a copy of what a slot holds takes.
+    pub(crate) fn size(&self, slot: usize) -> usize {
         let slot = i32::try_from(slot).unwrap_or(i32::MAX);
         // SAFETY: the context is valid.
-        let size = unsafe { sys::llama_state_seq_get_size(self.pointer.as_ptr(), slot) };
+        unsafe { sys::llama_state_seq_get_size(self.pointer.as_ptr(), slot) }
+    }
+
+    /// A copy of what a slot holds.
+    pub(crate) fn save(&mut self, slot: usize) -> Vec<u8> {
+        let size = self.size(slot);
+        let slot = i32::try_from(slot).unwrap_or(i32::MAX);
         let mut state = vec![0; size];
         // SAFETY: it writes at most `size` bytes, which there are.
         let written = unsafe { sys::llama_state_seq_get_data(self.pointer.as_ptr(), state.as_mut_ptr(), size, slot) };
