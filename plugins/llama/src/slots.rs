@@ -61,9 +61,9 @@ impl Slots {
         Some(best)
     }
 
-    /// The lowest slot that nobody holds.
-    pub(crate) fn lowest_free(&self) -> Option<usize> {
-        self.0.iter().position(|slot| !slot.held)
+    /// Whether nobody holds a slot.
+    pub(crate) fn is_free(&self, slot: usize) -> bool {
+        self.0.get(slot).is_some_and(|slot| !slot.held)
     }
 
     /// Takes note that two slots have exchanged what they hold.

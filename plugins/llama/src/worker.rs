@@ -325,17 +325,17 @@ impl<'m> Worker<'m> {
         Some(taken.slot)
     }
 
-    /// Swaps the highest slot in use with a free one below it: llama.cpp computes slots that lie side by side together, and a gap
-    /// makes two passes of one. It has to last for a pass, as the next request often fills it; what else is in the free slot is not lost.
+    /// Swaps the highest slot in use with a free one between the others: llama.cpp computes slots that lie side by side together, and a
+    /// gap makes two passes of one. It has to last for a pass, as the next request often fills it; what else is in it is not lost.
     fn close_gap(&mut self) {
-        let highest = (0..self.live.len()).filter_map(|index| Some((self.live[index].slot()?, index))).max();
-        let gap = self.slots.lowest_free().zip(highest).filter(|(free, (slot, _))| free < slot);
-        let before = std::mem::replace(&mut self.gap, gap.map(|(free, _)| free));
-        let Some((free, (slot, index))) = gap.filter(|(free, _)| before == Some(*free)) else { return };
-        let light = |slot| self.context.size(slot) <= MOVED;
-        // A gap below all of them is none.
-        let lowest = self.live.iter().filter_map(Sequence::slot).min();
-        if lowest.is_none_or(|lowest| free < lowest) || !light(free) || !light(slot) {
+        let held = || (0..self.live.len()).filter_map(|index| Some((self.live[index].slot()?, index)));
+        let edges = held().min().zip(held().max());
+        let gap = edges.and_then(|((lowest, _), (highest, index))| {
+            Some(((lowest..highest).find(|slot| self.slots.is_free(*slot))?, highest, index))
+        });
+        let before = std::mem::replace(&mut self.gap, gap.map(|(free, ..)| free));
+        let Some((free, slot, index)) = gap.filter(|(free, ..)| before == Some(*free)) else { return };
+        if self.context.size(free).max(self.context.size(slot)) > MOVED {
             return;
         }
         let (state, left) = (self.context.save(slot), self.context.save(free));
