@@ -186,7 +186,7 @@ public final class Engine: Sendable {
     /// What somebody sees at a placement: the same every time. Unless it peeks, what was assigned and its impression are kept
     /// before this returns, so call it when the placement is about to be shown.
     ///
-    /// - Throws: `notFound` for a placement that is not configured; one that shows nothing has no ``Assignment/shown``.
+    /// - Throws: `notFound` for a placement that is not configured; one that shows nothing has no `shown`.
     public func assign(_ request: AssignRequest, call: Call = Call()) async throws -> Assignment {
         try await cancellable { [native] in try await native.assign(request: request, call: call, cancel: $0) }
     }
