@@ -12,14 +12,21 @@ pub(crate) fn likeliest(logits: &[f32]) -> Result<LlamaToken> {
     const LANES: usize = 16;
     let mut highest = [f32::NEG_INFINITY; LANES];
     let mut no_number = [false; LANES];
-    for row in logits.chunks(LANES) {
+    let (rows, rest) = logits.as_chunks::<LANES>();
+    let mut look = |row: &[f32]| {
         for ((highest, no_number), logit) in highest.iter_mut().zip(&mut no_number).zip(row) {
             *highest = if *logit > *highest { *logit } else { *highest };
             *no_number |= logit.is_nan();
         }
-    }
+    };
+    // Rows of a length that is known are what makes vectors of it.
+    rows.iter().for_each(|row| look(row.as_slice()));
+    look(rest);
     let highest = highest.into_iter().fold(f32::NEG_INFINITY, f32::max);
-    let first = (0..).zip(logits).find(|(_, logit)| **logit == highest).map(|(symbol, _)| LlamaToken(symbol));
+    let holds = |row: &&[f32; LANES]| row.iter().fold(false, |holds, logit| holds | (*logit == highest));
+    let before = rows.iter().take_while(|row| !holds(row)).count() * LANES;
+    let first =
+        (0..).zip(logits).skip(before).find(|(_, logit)| **logit == highest).map(|(symbol, _)| LlamaToken(symbol));
     match first {
         Some(symbol) if highest.is_finite() && !no_number.contains(&true) => Ok(symbol),
         _ => Err(not_numbers()),
