@@ -8,7 +8,7 @@
 //!   next pass, and the person who waits for the first token does not have to pay for it.
 //! - While a P0 answers, the others join as far as the bound leaves room: eight rows in one pass cost far less than eight passes.
 //!   Such a pass gives way to the next P0 that comes, like one without any. An answer that would make the pass slower in tokens a
-//!   second waits for the next one.
+//!   second waits for its turn.
 //! - Without a P0, everybody joins, and prompts fill the batch. They fill it slowly after a P0 was there: a pass may take as long as
 //!   none has been seen, so that a pass which is cut short was at most half of the time since.
 
@@ -304,8 +304,8 @@ fn join(pass: &mut Pass<'_>, rows: &mut [Row<'_>], limit: f64) {
     }
 }
 
-/// Leaves out the answers without which the pass makes more tokens a second. Where kernels take four rows at a time, a ninth costs as
-/// much as four: it is better off in the next pass, in the place of another.
+/// Leaves out the answers without which the pass makes more tokens a second: where kernels take four rows at a time, a ninth costs as
+/// much as four.
 fn leave_out(pass: &mut Pass<'_>, rows: &mut [Row<'_>]) {
     let speed = |rows: Rows| rows.decode as f64 / pass.rates.time(rows);
     let mut fewer = pass.rows;
