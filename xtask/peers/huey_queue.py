@@ -19,7 +19,7 @@ def main():
     parser.add_argument("--dir", default=tempfile.gettempdir())
     options = parser.parse_args()
     name, number = SYNCHRONOUS[options.durability]
-    total = 512 * (1 if options.quick else 4)
+    total = 512 * (1 if options.quick else 16)
     with tempfile.TemporaryDirectory(dir=options.dir) as folder:
         # `fsync=True` is huey's own switch for FULL; its other setting is OFF, so NORMAL is set by hand.
         storage = SqliteStorage("bench", filename=os.path.join(folder, "huey.db"), journal_mode="wal", fsync=True)

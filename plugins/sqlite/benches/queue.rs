@@ -81,7 +81,7 @@ async fn rate<F: Future<Output = usize> + Send + 'static>(callers: usize, work: 
 async fn main() {
     let options = Options::read();
     let folder = tempfile::tempdir_in(&options.folder).expect("a folder");
-    let scale = if options.quick { 1 } else { 4 };
+    let scale = if options.quick { 1 } else { 16 };
     let cases =
         [("1", 1, CALLERS, 4_096), ("1, one caller", 1, 1, 512), ("100", 100, 1, 10_000), ("1000", 1_000, 1, 20_000)];
     for (name, batch, callers, total) in cases {

@@ -19,12 +19,15 @@ use crate::{
     writer::{Group, Work},
 };
 
+/// The way back to a caller. It gets the work itself, with what came of it: whoever allocates something frees it fastest.
+pub(crate) type Reply<W> = oneshot::Sender<Result<Box<W>>>;
+
 /// A caller that wants jobs.
 pub(crate) struct LeaseWork {
     pub(crate) cx: Context,
     pub(crate) request: LeaseRequest,
     pub(crate) jobs: Vec<LeasedJob>,
-    pub(crate) reply: oneshot::Sender<Result<Vec<LeasedJob>>>,
+    pub(crate) reply: Option<Reply<Self>>,
 }
 
 impl LeaseWork {
@@ -47,10 +50,10 @@ impl Work for LeaseWork {
         self.request.limit > 0
     }
 
-    fn finish(self: Box<Self>, result: Result<()>) {
+    fn finish(mut self: Box<Self>, result: Result<()>) {
+        let reply = self.reply.take();
         // A send fails when nobody listens any more: the leases then run out.
-        let Self { jobs, reply, .. } = *self;
-        drop(reply.send(result.map(|()| jobs)));
+        let _ = reply.map(|reply| reply.send(result.map(|()| self)));
     }
 }
 
@@ -89,7 +92,7 @@ pub(crate) struct CommitWork {
     pub(crate) commit: Commit,
     pub(crate) room: Option<Room>,
     pub(crate) receipt: Option<Receipt>,
-    pub(crate) reply: oneshot::Sender<Result<Receipt>>,
+    pub(crate) reply: Option<Reply<Self>>,
 }
 
 /// Commits that one statement, or a few, can serve together.
@@ -125,11 +128,10 @@ impl Work for CommitWork {
         unpanicked(|| self.try_run(tx))
     }
 
-    fn finish(self: Box<Self>, result: Result<()>) {
-        let Self { receipt, reply, .. } = *self;
-        let missing = || Error::new(ErrorKind::Internal, "store.commit", "the writer lost a result");
+    fn finish(mut self: Box<Self>, result: Result<()>) {
+        let reply = self.reply.take();
         // A send fails when nobody listens any more: the caller has dropped its future, and the write stands.
-        drop(reply.send(result.and_then(|()| receipt.ok_or_else(missing))));
+        let _ = reply.map(|reply| reply.send(result.map(|()| self)));
     }
 }
 

@@ -10,7 +10,7 @@ use selvedge_core::{
 
 use crate::{
     error::from_sql,
-    span,
+    ready, span,
     tx::{Tx, backoff, micros},
 };
 
@@ -67,10 +67,9 @@ fn enqueue_run(tx: &Tx<'_>, first: &NewJob, mut run: &[&NewJob], added: &mut Vec
             chunk = &run[..rows.min(run.len())];
         }
     }
-    let sql = "INSERT OR FAIL INTO ready (queue, priority, run_at, id, tenant)
-               SELECT ?1, ?2, ?3, id, ?4 FROM job WHERE id BETWEEN ?5 AND ?6";
-    let last = tx.conn.last_insert_rowid();
-    tx.run(sql, params![first.queue, first.priority, run_at, first.tenant, from, last]).map(drop)
+    let Some(from) = from else { return Ok(()) };
+    let place = (first.queue.as_str(), first.priority, run_at);
+    ready::add_span(tx, place, first.tenant.as_deref(), (from, tx.conn.last_insert_rowid()))
 }
 
 /// A failure in the middle leaves what is done to whoever rolls back, so that SQLite need not keep a copy of each page.
@@ -110,7 +109,7 @@ fn enqueue_unique(tx: &Tx<'_>, job: &NewJob) -> Result<JobRef> {
         return Ok(JobRef { id: holder_of_unique(tx, &job.queue, job.unique.as_deref())?, duplicate: true });
     }
     let id = JobId(tx.conn.last_insert_rowid());
-    make_ready(tx, id.0)?;
+    ready::add(tx, id.0)?;
     Ok(JobRef { id, duplicate: false })
 }
 
@@ -118,22 +117,6 @@ fn holder_of_unique(tx: &Tx<'_>, queue: &str, unique: Option<&str>) -> Result<Jo
     let sql = "SELECT id FROM job WHERE queue = ?1 AND unique_key = ?2 AND unique_key IS NOT NULL AND state < 2";
     let id = tx.one(sql, params![queue, unique], |row| row.get(0))?;
     id.map(JobId).ok_or_else(|| Error::new(ErrorKind::Internal, "store.commit", "a job was neither added nor found"))
-}
-
-/// Puts a job in its place among those that wait.
-fn make_ready(tx: &Tx<'_>, id: i64) -> Result<()> {
-    let sql = "INSERT INTO ready (queue, priority, run_at, id, tenant)
-               SELECT queue, priority, run_at, id, tenant FROM job WHERE id = ?1";
-    tx.run(sql, [id]).map(drop)
-}
-
-/// Puts all that wait in their places anew.
-pub(crate) fn reorder(tx: &Tx<'_>) -> Result<()> {
-    tx.run("DELETE FROM ready", [])?;
-    let sql = "INSERT INTO ready (queue, priority, run_at, id, tenant)
-               SELECT job.queue, priority, run_at, job.id, job.tenant FROM job LEFT JOIN lease ON {}
-               WHERE state = 0 AND lease.id IS NULL ORDER BY 1, 2, 3, 4";
-    tx.run(&sql.replace("{}", span::OF_JOB), []).map(drop)
 }
 
 /// Ends jobs that are leased; for each lease, whether it was one on a job, and held.
@@ -175,7 +158,7 @@ pub(crate) fn fail(tx: &mut Tx<'_>, lease: Lease, reason: &str, retry: Retry) ->
         Some(at) => {
             let sql = "UPDATE job SET run_at = ?2, last_error = ?3, attempt = attempt + 1 WHERE id = ?1";
             tx.run(sql, params![lease.id, at.0, reason])?;
-            make_ready(tx, lease.id)?;
+            ready::add(tx, lease.id)?;
             tx.signals.queue(&span.queue);
         }
         None => {
@@ -192,7 +175,7 @@ pub(crate) fn release(tx: &mut Tx<'_>, lease: Lease, delay: Duration) -> Result<
     let sql = "UPDATE job SET state = iif(?2, 3, 0), ended_at = iif(?2, ?3, NULL), run_at = ?4 WHERE id = ?1";
     tx.run(sql, params![lease.id, span.cancelled, tx.now.0, (tx.now + delay).0])?;
     if !span.cancelled {
-        make_ready(tx, lease.id)?;
+        ready::add(tx, lease.id)?;
     }
     tx.signals.queue(&span.queue);
     Ok(Outcome::Done)
@@ -226,9 +209,7 @@ pub(crate) fn cancel(tx: &Tx<'_>, id: JobId) -> Result<Outcome> {
             tx.run("UPDATE lease SET cancel = 1 WHERE id = ?1", [id.0])?;
         }
         None if live => {
-            let sql = "DELETE FROM ready WHERE (queue, priority, run_at, id) =
-                         (SELECT queue, priority, run_at, id FROM job WHERE id = ?1)";
-            tx.run(sql, [id.0])?;
+            ready::remove(tx, id.0)?;
             tx.run("UPDATE job SET state = 3, ended_at = ?2 WHERE id = ?1", params![id.0, tx.now.0])?;
         }
         None => {}
@@ -249,7 +230,7 @@ pub(crate) fn revive(tx: &mut Tx<'_>, id: JobId) -> Result<Outcome> {
     }
     let sql = "UPDATE job SET state = 0, attempt = 0, run_at = ?2, ended_at = NULL WHERE id = ?1";
     tx.run(sql, params![id.0, tx.now.0])?;
-    make_ready(tx, id.0)?;
+    ready::add(tx, id.0)?;
     tx.signals.queue(&queue);
     Ok(Outcome::Revived(true))
 }
@@ -356,7 +337,7 @@ fn rescue_where(tx: &mut Tx<'_>, condition: &str, params: &[&dyn ToSql]) -> Resu
         };
         tx.run(sql, params![id, state, tx.now.0])?;
         if state == 0 {
-            make_ready(tx, *id)?;
+            ready::add(tx, *id)?;
         }
         *(if state == 2 { &mut dead } else { &mut rescued }) += 1;
         tx.signals.queue(queue);

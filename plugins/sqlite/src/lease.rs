@@ -10,6 +10,8 @@ use selvedge_core::{
 
 use crate::{
     job::{self, Settings},
+    ready,
+    span::Span,
     tx::{Tx, bytes, optional_bytes, time, trace},
 };
 
@@ -22,6 +24,32 @@ struct Grant<'a> {
     base: i64,
     until: Timestamp,
     owner: &'a str,
+}
+
+/// What a leased job is read from, in this order.
+const COLUMNS: &str = "job.id, job.run_at, enqueued_at, attempt, max_attempts, job.tenant, checkpoint, trace, payload";
+
+impl Grant<'_> {
+    /// The job of a row, with its due time.
+    fn job(&self, queue: &str, priority: i16, row: &Row<'_>) -> rusqlite::Result<(i64, LeasedJob)> {
+        // Columns by number: looking a name up costs as much as reading the value.
+        let id: i64 = row.get(0)?;
+        let job = LeasedJob {
+            lease: Lease { target: LeaseTarget::Job, id, token: self.base + id },
+            id: JobId(id),
+            queue: queue.to_owned(),
+            payload: bytes(row, 8)?,
+            priority,
+            tenant: row.get(5)?,
+            attempt: row.get::<_, u32>(3)? + 1,
+            max_attempts: row.get(4)?,
+            checkpoint: optional_bytes(row, 6)?,
+            trace: trace(row, 7)?,
+            enqueued_at: time(row, 2)?,
+            leased_until: self.until,
+        };
+        Ok((row.get(1)?, job))
+    }
 }
 
 /// Jobs of one queue and priority.
@@ -116,69 +144,76 @@ fn take(
     grant: &Grant<'_>,
     which: Which,
 ) -> Result<Vec<(i64, LeasedJob)>> {
-    let (priority, run_at, id, limit, condition) = match which {
-        Which::First(priority, count) => (priority, tx.now.0, None, count, "ready.run_at <= ?3 AND ?4 IS NULL"),
-        Which::Only((priority, run_at, id)) => (priority, run_at, Some(id), 1, "ready.run_at = ?3 AND ready.id = ?4"),
+    let taken = match which {
+        Which::First(priority, count) => take_first(tx, queue, priority, grant, count)?,
+        Which::Only(place) => take_one(tx, queue, place, grant)?,
     };
-    let sql = format!(
-        "SELECT ready.id, ready.run_at, enqueued_at, attempt, max_attempts, job.tenant, checkpoint, trace, payload
-         FROM ready CROSS JOIN job ON job.id = ready.id
-         WHERE ready.queue = ?1 AND ready.priority = ?2 AND {condition} ORDER BY ready.run_at, ready.id LIMIT ?5"
-    );
-    let mut taken: Vec<(i64, LeasedJob)> = Vec::new();
-    let read = |row: &Row<'_>| {
-        if taken.is_empty() {
-            taken.reserve(limit.min(256));
-        }
-        // Columns by number: looking a name up costs as much as reading the value.
-        let id: i64 = row.get(0)?;
-        let job = LeasedJob {
-            lease: Lease { target: LeaseTarget::Job, id, token: grant.base + id },
-            id: JobId(id),
-            queue: queue.to_owned(),
-            payload: bytes(row, 8)?,
-            priority,
-            tenant: row.get(5)?,
-            attempt: row.get::<_, u32>(3)? + 1,
-            max_attempts: row.get(4)?,
-            checkpoint: optional_bytes(row, 6)?,
-            trace: trace(row, 7)?,
-            enqueued_at: time(row, 2)?,
-            leased_until: grant.until,
-        };
-        taken.push((row.get(1)?, job));
-        Ok(())
-    };
-    let most = i64::try_from(limit).unwrap_or(i64::MAX);
-    tx.each(&sql, params![queue, priority, run_at, id, most], read)?;
-    let (Some((from, first)), Some((to, last))) = (taken.first(), taken.last()) else { return Ok(taken) };
     let limited = settings.has_limits();
-    for span in taken.chunk_by(|(_, a), (_, b)| !limited && a.id.0 + 1 == b.id.0) {
-        grant_span(tx, queue, grant, limited, span)?;
+    for run in taken.chunk_by(|(_, a), (_, b)| !limited && a.id.0 + 1 == b.id.0) {
+        grant_span(tx, queue, grant, limited, run)?;
     }
-    // SQLite walks along two ranges faster than along one whose end is a pair.
-    let mut first_id = first.id.0;
-    if from < to {
-        tx.run("DELETE FROM ready WHERE queue = ?1 AND priority = ?2 AND run_at < ?3", params![queue, priority, to])?;
-        first_id = i64::MIN;
-    }
-    let sql = "DELETE FROM ready WHERE queue = ?1 AND priority = ?2 AND run_at = ?3 AND id BETWEEN ?4 AND ?5";
-    tx.run(sql, params![queue, priority, to, first_id, last.id.0])?;
-    if settings.rescue_at.is_none_or(|at| at > grant.until.0) {
+    if !taken.is_empty() && settings.rescue_at.is_none_or(|at| at > grant.until.0) {
         job::rescue_by(tx, queue, grant.until)?;
     }
     Ok(taken)
 }
 
+/// Takes the first jobs of a priority that are due out of those that wait.
+fn take_first(
+    tx: &Tx<'_>,
+    queue: &str,
+    priority: i16,
+    grant: &Grant<'_>,
+    count: usize,
+) -> Result<Vec<(i64, LeasedJob)>> {
+    let sql = format!(
+        "SELECT {COLUMNS}, ready.last FROM ready CROSS JOIN job ON job.id BETWEEN ready.id AND ready.last
+         WHERE ready.queue = ?1 AND ready.priority = ?2 AND ready.run_at <= ?3
+         ORDER BY ready.run_at, ready.id, job.id LIMIT ?4"
+    );
+    let most = i64::try_from(count).unwrap_or(i64::MAX);
+    let (mut taken, mut span_end) = (Vec::new(), 0);
+    tx.each(&sql, params![queue, priority, tx.now.0, most], |row| {
+        if taken.is_empty() {
+            taken.reserve(count.min(256));
+        }
+        taken.push(grant.job(queue, priority, row)?);
+        span_end = row.get(9)?;
+        Ok(())
+    })?;
+    if let (Some((from, first)), Some((to, last))) = (taken.first(), taken.last()) {
+        ready::remove_first(tx, (queue, priority), (*from, first.id.0), (*to, last.id.0))?;
+        if last.id.0 < span_end {
+            ready::add_span(tx, (queue, priority, *to), last.tenant.as_deref(), (last.id.0 + 1, span_end))?;
+        }
+    }
+    Ok(taken)
+}
+
+/// Takes the job at a place, wherever it stands among those that wait.
+fn take_one(tx: &Tx<'_>, queue: &str, (priority, _, id): Place, grant: &Grant<'_>) -> Result<Vec<(i64, LeasedJob)>> {
+    let sql = format!("SELECT {COLUMNS} FROM job WHERE id = ?1");
+    let taken = tx.one(&sql, [id], |row| grant.job(queue, priority, row))?;
+    ready::remove(tx, id)?;
+    Ok(taken.into_iter().collect())
+}
+
 /// Writes down whose a run of jobs is from now on.
-fn grant_span(tx: &Tx<'_>, queue: &str, grant: &Grant<'_>, limited: bool, span: &[(i64, LeasedJob)]) -> Result<()> {
-    let ([(_, first), ..], [.., (_, last)]) = (span, span) else { return Ok(()) };
-    let sql = "INSERT INTO lease (id, last, token, leased_at, leased_until, queue, tenant, owner, limited)
-               VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
-    let tenant = first.tenant.as_deref().filter(|_| limited);
-    let (now, until) = (tx.now.0, grant.until.0);
-    tx.run(sql, params![first.id.0, last.id.0, first.lease.token, now, until, queue, tenant, grant.owner, limited])
-        .map(drop)
+fn grant_span(tx: &Tx<'_>, queue: &str, grant: &Grant<'_>, limited: bool, run: &[(i64, LeasedJob)]) -> Result<()> {
+    let ([(_, first), ..], [.., (_, last)]) = (run, run) else { return Ok(()) };
+    let span = Span {
+        first: first.id.0,
+        last: last.id.0,
+        token: first.lease.token,
+        leased_at: tx.now,
+        leased_until: grant.until,
+        queue: queue.to_owned(),
+        tenant: first.tenant.clone().filter(|_| limited),
+        owner: grant.owner.to_owned(),
+        limited,
+        cancelled: false,
+    };
+    span.insert(tx)
 }
 
 /// How many jobs of the queue may be leased, at most `limit`.
@@ -214,18 +249,20 @@ fn by_priority(tx: &Tx<'_>, queue: &str, tenants: &Tenants<'_>, room: usize) -> 
         let level = next_level(tx, queue, tenant, above)?;
         let Some(priority) = level else { break };
         let sql = format!(
-            "SELECT run_at, id FROM ready {index}
+            "SELECT run_at, id, last FROM ready {index}
              WHERE queue = ?1 AND priority = ?2 AND run_at <= ?3 {condition} ORDER BY run_at, id LIMIT ?4"
         );
         let rest = i64::try_from(room - ready.len()).unwrap_or(i64::MAX);
         let read = |row: &Row<'_>| {
-            let (run_at, id) = (time(row, 0)?, JobId(row.get(1)?));
-            Ok(Ready { priority, run_at, id, tenant: tenant.map(str::to_owned) })
+            let (run_at, first, last) = (time(row, 0)?, row.get::<_, i64>(1)?, row.get(2)?);
+            let job = |id| Ready { priority, run_at, id: JobId(id), tenant: tenant.map(str::to_owned) };
+            ready.extend((first..=last).take(room - ready.len()).map(job));
+            Ok(())
         };
-        ready.extend(match tenant {
-            Some(tenant) => tx.all(&sql, params![queue, priority, tx.now.0, rest, tenant], read)?,
-            None => tx.all(&sql, params![queue, priority, tx.now.0, rest], read)?,
-        });
+        match tenant {
+            Some(tenant) => tx.each(&sql, params![queue, priority, tx.now.0, rest, tenant], read)?,
+            None => tx.each(&sql, params![queue, priority, tx.now.0, rest], read)?,
+        }
         above = i64::from(priority);
     }
     Ok(ready)

@@ -38,6 +38,7 @@ mod outbox;
 mod quota;
 mod read;
 mod reader;
+mod ready;
 mod room;
 mod schema;
 mod span;

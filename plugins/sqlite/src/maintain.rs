@@ -8,7 +8,7 @@ use selvedge_core::{
     store::{Maintain, Maintained},
 };
 
-use crate::{cron, job, load, outbox, span, tx::Tx};
+use crate::{cron, job, load, outbox, ready, span, tx::Tx};
 
 /// Smaller steps back are waited out.
 pub(crate) const STEP: Duration = Duration::from_secs(1);
@@ -62,7 +62,7 @@ pub(crate) fn shift_back(tx: &mut Tx<'_>, ahead: Timestamp) -> Result<()> {
         span::OF_JOB
     );
     if tx.run(&sql, params![step, now, ahead.0])? > 0 {
-        job::reorder(tx)?;
+        ready::reorder(tx)?;
     }
     tx.run("UPDATE outbox SET run_at = run_at - ?1 WHERE state < 2 AND run_at > ?2", params![step, now])?;
     for (table, from, until, held) in [

@@ -7,7 +7,7 @@ pub(crate) const APPLICATION_ID: i32 = 0x736c_7667;
 pub(crate) const VERSION: u32 = MIGRATIONS.len() as u32;
 
 /// Entry `n` leads from version `n` to `n + 1`.
-pub(crate) const MIGRATIONS: &[&str] = &[V1, V2, V3];
+pub(crate) const MIGRATIONS: &[&str] = &[V1, V2, V3, V4];
 
 // Times are microseconds since the epoch. Ids are AUTOINCREMENT because a plain rowid is used again after its row is gone.
 //
@@ -235,6 +235,25 @@ CREATE TABLE turn (
   tenant TEXT NOT NULL,
   PRIMARY KEY (queue, priority)
 ) STRICT, WITHOUT ROWID;
+";
+
+// A row of `ready` is a span too: jobs that were enqueued together and stand next to each other.
+const V4: &str = "
+ALTER TABLE ready RENAME TO ready_each;
+DROP INDEX ready_tenant;
+CREATE TABLE ready (
+  queue TEXT NOT NULL,
+  priority INTEGER NOT NULL,
+  run_at INTEGER NOT NULL,
+  id INTEGER NOT NULL,
+  last INTEGER NOT NULL,
+  tenant TEXT,
+  PRIMARY KEY (queue, priority, run_at, id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX ready_tenant ON ready (queue, tenant, priority, run_at, id) WHERE tenant IS NOT NULL;
+INSERT INTO ready (queue, priority, run_at, id, last, tenant)
+  SELECT queue, priority, run_at, id, id, tenant FROM ready_each ORDER BY 1, 2, 3, 4;
+DROP TABLE ready_each;
 ";
 
 #[cfg(test)]
