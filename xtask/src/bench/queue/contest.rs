@@ -38,9 +38,12 @@ struct Scale {
     held: usize,
 }
 
+/// Latencies are measured so often in each round: a flush that takes the disk a tenth of a second then spoils one of them.
+const LATENCIES: usize = 3;
+
 impl Scale {
-    const FULL: Self = Self { jobs: 200_000, few_jobs: 2_000, load: 60, latency: 30, enqueue: 15, held: 80_000 };
-    const QUICK: Self = Self { jobs: 50_000, few_jobs: 500, load: 10, latency: 8, enqueue: 5, held: 16_000 };
+    const FULL: Self = Self { jobs: 200_000, few_jobs: 2_000, load: 60, latency: 10, enqueue: 15, held: 80_000 };
+    const QUICK: Self = Self { jobs: 50_000, few_jobs: 500, load: 10, latency: 3, enqueue: 5, held: 16_000 };
 }
 
 /// Who and what, and what was measured, round by round.
@@ -121,8 +124,10 @@ impl<'p> Contest<'p> {
             let load = self.values.median(Contestant::Peer(who), CONTINUOUS)?;
             self.offers.insert(who, target::offered(self.rate, load));
         }
-        for round in 1..=self.plan.rounds {
+        for round in 1..=self.plan.rounds * LATENCIES {
             self.latency(round)?;
+        }
+        for round in 1..=self.plan.rounds {
             self.enqueue(round)?;
         }
         // What is counted is the same in every round.
