@@ -56,11 +56,11 @@ pub(super) fn swift(_: &Sources) -> Result<Outcome> {
 
 /// DocC, with every warning a problem: a symbol in the catalogue that is not there, a parameter that is not.
 fn documented(swift: &Swift, build: &Path) -> Result<Vec<String>> {
+    // A module that is up to date gives no graph, and one of which a part was removed is not built again. It may not be there.
+    let _ = std::fs::remove_dir_all(build);
     let graphs = build.join("graphs");
     std::fs::create_dir_all(&graphs)?;
     let inside = swift.built("graphs");
-    // A module that is up to date gives no graph.
-    let _ = std::fs::remove_dir_all(build.join("debug/Selvedge.build"));
     let mut command = swift.command("build", "bindings/swift")?;
     command.args(["--target", "Selvedge"]);
     for flag in [OsStr::new("-emit-symbol-graph"), OsStr::new("-emit-symbol-graph-dir"), inside.as_os_str()] {
