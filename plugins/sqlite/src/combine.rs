@@ -19,7 +19,7 @@ use crate::{
     writer::{Group, Work},
 };
 
-/// The way back to a caller. It gets the work itself, with what came of it: whoever allocates something frees it fastest.
+/// The way back to a caller. It gets the work itself, with what came of it, and frees it: the writer has no time for that.
 pub(crate) type Reply<W> = oneshot::Sender<Result<Box<W>>>;
 
 /// A caller that wants jobs.

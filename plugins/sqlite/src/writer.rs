@@ -32,8 +32,8 @@ use crate::{
 const GROUP: usize = 1024;
 /// How long a transaction takes further requests in, so that the first of them does not wait for too long.
 const GROUP_TIME: Duration = Duration::from_millis(20);
-/// How long it spins for the next request before it sleeps, while requests follow each other: about what falling asleep and
-/// being woken cost, so that it never costs more than twice the better of the two (Karlin, Manasse, McGeoch and Owicki, 1991).
+/// How long it spins for the next request before it sleeps, while requests follow each other: somewhat longer than falling
+/// asleep and being woken take, so that spinning in vain costs little more than that (Karlin, Li, Manasse and Owicki, 1991).
 const SPIN: Duration = Duration::from_micros(50);
 /// Requests follow each other when the next one comes so soon.
 const SOON: Duration = Duration::from_micros(200);

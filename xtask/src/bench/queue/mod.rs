@@ -28,7 +28,7 @@ pub(super) const ENTRY: Entry = Entry {
              - *enqueue to start*: 16 producers enqueue one job a commit, evenly spaced, from connections of their own; from \
              before that call to the start of the handler. The rate is a tenth of our continuous load. A peer that cannot \
              take it has a tenth of its own, and is compared with ours at its rate and at ours. Three turns of 10 s a round, of which the \
-             median counts: some flushes take this disk 20 to 150 ms, for whoever flushes at that moment.\n\
+             median counts: one slow flush of the disk spoils a turn.\n\
              - *enqueue, 32 clients*: one job a commit, with wake-ups of others on and off, while another Store watches; \
              and raw SQL with and without a NOTIFY in the same transaction.\n\
              - *held snapshot*: a REPEATABLE READ transaction idles while jobs come and go one at a time, so that nothing can be \
